@@ -1,0 +1,1 @@
+"""Data sets: from raw videos and annotations to TFRecord shards."""

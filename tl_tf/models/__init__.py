@@ -1,0 +1,1 @@
+"""Whole models, one per file, each with its build function."""

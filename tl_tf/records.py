@@ -1,0 +1,288 @@
+"""The TFRecord schema: one SequenceExample a video, and the files beside the shards.
+
+A data set is a folder:
+
+    dataset_info.json                      what was built, what was skipped, and how
+    charades-train-00012-of-00256.tfrecord one SequenceExample a video
+    charades-train-00012-of-00256.json     the shard's report: ids in record order
+
+The keys are those that Model Garden's `video_input.Decoder` and DMVR read
+(`image/encoded`, `clip/label/index`, `clip/label/text`) and those of MediaSequence for
+everything else; the `tl_tf/` keys are ours.
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+SCHEMA_VERSION = 1
+
+FRAMES = "image/encoded"
+VIDEO_ID = "clip/media_id"
+LABELS = "clip/label/index"
+LABEL_NAMES = "clip/label/text"
+SEGMENT_LABELS = "segment/label/index"
+SEGMENT_STARTS = "segment/start/timestamp"
+SEGMENT_ENDS = "segment/end/timestamp"
+FPS = "image/frame_rate"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+FORMAT = "image/format"
+VERSION = "tl_tf/schema_version"
+CLASSES = "tl_tf/classes"
+
+MICROSECONDS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A stretch of a video that carries one label; times in seconds from its start."""
+
+    label: int
+    start_seconds: float
+    end_seconds: float
+
+
+def encode(
+    video_id: str,
+    frames: Sequence[bytes],
+    *,
+    fps: float,
+    height: int,
+    width: int,
+    labels: Sequence[int],
+    segments: Sequence[Segment],
+    classes: Sequence[str],
+) -> bytes:
+    """Serialises one video; the same arguments always give the same bytes.
+
+    Args:
+      video_id: the data set's own id of the video.
+      frames: JPEG files, in order of time; at least one.
+      fps: frames per second at which `frames` were taken, above 0.
+      height: of every frame, in pixels.
+      width: of every frame, in pixels.
+      labels: class indices of the whole video, ascending, without repetition; may be
+        empty.
+      segments: when each label holds; may be empty.
+      classes: the class list of the data set; a label is an index into it.
+
+    Returns:
+      A serialised tf.train.SequenceExample.
+
+    Raises:
+      ValueError: for no frames, or a label outside the class list.
+    """
+    if not frames:
+        raise ValueError(f"{video_id}: wanted at least 1 frame, got 0.")
+    for label in (*labels, *(s.label for s in segments)):
+        if not 0 <= label < len(classes):
+            raise ValueError(
+                f"{video_id}: label {label} is not in 0..{len(classes) - 1}, the class"
+                " list of the data set."
+            )
+    context = {
+        VERSION: _ints([SCHEMA_VERSION]),
+        VIDEO_ID: _strings([video_id]),
+        FPS: tf.train.Feature(float_list=tf.train.FloatList(value=[fps])),
+        HEIGHT: _ints([height]),
+        WIDTH: _ints([width]),
+        FORMAT: _strings(["JPEG"]),
+        LABELS: _ints(labels),
+        LABEL_NAMES: _strings([classes[label] for label in labels]),
+        SEGMENT_LABELS: _ints([s.label for s in segments]),
+        SEGMENT_STARTS: _ints(
+            [round(s.start_seconds * MICROSECONDS) for s in segments]
+        ),
+        SEGMENT_ENDS: _ints([round(s.end_seconds * MICROSECONDS) for s in segments]),
+        CLASSES: _strings(classes),
+    }
+    example = tf.train.SequenceExample(
+        context=tf.train.Features(feature=context),
+        feature_lists=tf.train.FeatureLists(
+            feature_list={
+                FRAMES: tf.train.FeatureList(feature=[_bytes([f]) for f in frames])
+            }
+        ),
+    )
+    return example.SerializeToString(deterministic=True)
+
+
+def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Parses one record; works eagerly and inside Dataset.map.
+
+    A record of another schema parses too, with `schema_version` 0 when it has none, so
+    that the caller can say which shard holds it.
+
+    Args:
+      serialized: string [].
+
+    Returns:
+      frames string [frames in video], video_id string [], fps float32 [],
+      schema_version int64 [], labels int64 [labels],
+      segment_labels int64 [segments], segment_starts and segment_ends
+      float32 [segments] in seconds.
+    """
+    context, sequences = tf.io.parse_single_sequence_example(
+        serialized,
+        context_features={
+            VERSION: tf.io.FixedLenFeature([], tf.int64, 0),
+            VIDEO_ID: tf.io.FixedLenFeature([], tf.string, ""),
+            FPS: tf.io.FixedLenFeature([], tf.float32, 0.0),
+            LABELS: tf.io.VarLenFeature(tf.int64),
+            SEGMENT_LABELS: tf.io.VarLenFeature(tf.int64),
+            SEGMENT_STARTS: tf.io.VarLenFeature(tf.int64),
+            SEGMENT_ENDS: tf.io.VarLenFeature(tf.int64),
+        },
+        sequence_features={FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
+    )
+    return {
+        "frames": sequences[FRAMES],
+        "video_id": context[VIDEO_ID],
+        "fps": context[FPS],
+        "schema_version": context[VERSION],
+        "labels": context[LABELS].values,
+        "segment_labels": context[SEGMENT_LABELS].values,
+        "segment_starts": _seconds(context[SEGMENT_STARTS].values),
+        "segment_ends": _seconds(context[SEGMENT_ENDS].values),
+    }
+
+
+def read_classes(serialized: bytes) -> list[str]:
+    """The class list that a record carries, read without a graph."""
+    example = tf.train.SequenceExample.FromString(serialized)
+    return [c.decode() for c in example.context.feature[CLASSES].bytes_list.value]
+
+
+def class_list_checksum(classes: Sequence[str]) -> str:
+    """CRC-32 of the class list, as eight hexadecimal digits."""
+    text = "\n".join(classes)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def shard_of(video_id: str, num_shards: int) -> int:
+    """The shard that holds a video: CRC-32 of its id, so that order plays no part."""
+    return zlib.crc32(video_id.encode()) % num_shards
+
+
+def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
+    """File name of a shard: `charades-train-00012-of-00256.tfrecord`."""
+    return f"{dataset}-{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """`dataset_info.json`: what a build made.
+
+    `splits[name]` holds videos_expected, videos_built, videos_skipped,
+    videos_without_label, skipped (a list of {id, reason, detail}), frames, bytes,
+    labels_per_class (videos per class), and shards: a list of {file, records, frames,
+    bytes, sha256}.
+    """
+
+    dataset: str
+    schema_version: int
+    fps: float
+    short_side: int
+    classes: list[str]
+    splits: dict[str, dict[str, Any]]
+    raw: dict[str, Any]
+    folder: Path
+
+    @classmethod
+    def load(cls, data_dir: str | Path, dataset: str) -> "DatasetInfo":
+        """Reads `<data_dir>/<dataset>/dataset_info.json`.
+
+        Raises:
+          ValueError: when it is missing, unreadable, or of another schema version.
+        """
+        folder = Path(data_dir) / dataset
+        path = folder / "dataset_info.json"
+        advice = f"Build it with: python -m data.build {dataset} --data_dir={data_dir}"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file. {advice}")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            info = cls(
+                dataset=raw["dataset"],
+                schema_version=raw["schema_version"],
+                fps=raw["fps"],
+                short_side=raw["short_side"],
+                classes=raw["classes"],
+                splits=raw["splits"],
+                raw=raw,
+                folder=folder,
+            )
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path}: not a data set description ({error!r}). {advice}"
+            )
+        if info.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path}: wanted schema version {SCHEMA_VERSION}, got"
+                f" {info.schema_version}. {advice}"
+            )
+        return info
+
+    def split(self, name: str) -> dict[str, Any]:
+        """One split's entry; raises a ValueError that lists the known ones."""
+        if name not in self.splits:
+            raise ValueError(
+                f"{self.folder}: no split {name!r}; it has {sorted(self.splits)}."
+            )
+        return self.splits[name]
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """The split's shards, in order; raises a ValueError for a missing one."""
+        paths = [self.folder / s["file"] for s in self.split(split)["shards"]]
+        for path in paths:
+            if not path.is_file():
+                raise ValueError(
+                    f"{path}: the shard is missing; dataset_info.json lists it."
+                    " Run the same data.build command again: it rebuilds what is gone."
+                )
+        return paths
+
+    def video_ids(self, split: str) -> list[list[str]]:
+        """Video ids by shard and record, read from the shards' reports."""
+        return [
+            [video["id"] for video in read_shard_report(path)["built"]]
+            for path in self.shard_paths(split)
+        ]
+
+    def coverage(self, split: str) -> dict[str, Any]:
+        """How much of what the annotations list was built: for every result file."""
+        entry = self.split(split)
+        expected, built = entry["videos_expected"], entry["videos_built"]
+        return {
+            "videos_expected": expected,
+            "videos_built": built,
+            "videos_skipped": expected - built,
+            "share": built / expected if expected else 0.0,
+        }
+
+
+def read_shard_report(shard_path: Path) -> dict[str, Any]:
+    """The report beside a shard: {built: [{id, frames, ...}], skipped, sha256, ...}."""
+    return json.loads(shard_path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def _ints(values: Sequence[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def _bytes(values: Sequence[bytes]) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def _strings(values: Sequence[str]) -> tf.train.Feature:
+    return _bytes([v.encode() for v in values])
+
+
+def _seconds(microseconds: tf.Tensor) -> tf.Tensor:
+    return tf.cast(microseconds, tf.float32) / MICROSECONDS
