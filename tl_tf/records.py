@@ -221,7 +221,7 @@ class DatasetInfo:
         except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path}: not a data set description ({error!r}). {advice}"
-            )
+            ) from error
         if info.schema_version != SCHEMA_VERSION:
             raise ValueError(
                 f"{path}: wanted schema version {SCHEMA_VERSION}, got"
