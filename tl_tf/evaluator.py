@@ -1,0 +1,213 @@
+"""The Orbit inner loop of evaluation: views scored and merged, videos ranked."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import orbit
+import tensorflow as tf
+import tf_keras
+
+from tl_tf import losses, metrics, optim, runtime
+from tl_tf.inputs import augment
+
+MERGES = {"max": np.max, "mean": np.mean}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+      values: the metrics by name: map and wap, or top1 and top5; and the loss.
+      per_class: average precision [K] (NaN without a positive), or None.
+      video_ids: N of them, in the order of the annotations' shards.
+      labels: [N, K], 0 or 1.
+      view_scores: float32 [N, V, K], before merging.
+      view_starts: int32 [N, V], the source frame at which each view begins.
+    """
+
+    values: dict[str, float]
+    per_class: np.ndarray | None
+    video_ids: list[str]
+    labels: np.ndarray
+    view_scores: np.ndarray
+    view_starts: np.ndarray
+
+
+class Evaluator(orbit.AbstractEvaluator):
+    """Scores every video of a split exactly once.
+
+    Args:
+      model: a built model.
+      optimizer: whose averaged weights are evaluated, if it averages them.
+      loss: of `losses.build_loss`; it turns logits into scores.
+      strategy: the model was made in its scope.
+      batches: as of `clip_dataset`, for one pass: frames uint8 [B, V, T, H, W, 3],
+        labels [B, K], mask [B], shard [B], record [B], starts [B, V]; as many batches
+        on every host.
+      num_batches: of one pass.
+      video_ids: by shard and record: those that must be seen, each once.
+      merge: "max" or "mean" of a video's scores over its views.
+      jit_compile: whether the forward pass is compiled by XLA.
+      explain_data_error: turns an error of the input into one readable sentence.
+      on_progress: called with the number of batches done and of all.
+      on_result: called with each Evaluation, before `evaluate` returns.
+
+    Raises:
+      ValueError: for another merge.
+    """
+
+    def __init__(
+        self,
+        model: tf_keras.Model,
+        optimizer: tf_keras.optimizers.Optimizer,
+        *,
+        loss: losses.Loss,
+        strategy: tf.distribute.Strategy,
+        batches: Iterable[dict[str, tf.Tensor]],
+        num_batches: int,
+        video_ids: list[list[str]],
+        merge: str,
+        jit_compile: bool = False,
+        explain_data_error: Callable[[tf.errors.OpError], str] = str,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_result: Callable[[Evaluation], None] = lambda evaluation: None,
+    ):
+        if merge not in MERGES:
+            raise ValueError(
+                f"build_evaluator.merge must be one of {sorted(MERGES)}, got {merge!r}."
+            )
+        self.model = model
+        self.first_batch: dict[str, tf.Tensor] | None = None
+        self._optimizer = optimizer
+        self._loss = loss
+        self._strategy = strategy
+        self._batches = batches
+        self._num_batches = num_batches
+        self._video_ids = video_ids
+        self._merge = merge
+        self._explain_data_error = explain_data_error
+        self._on_progress = on_progress
+        self._on_result = on_result
+        self._logits = tf.function(self._compute_logits, jit_compile=jit_compile)
+        self._step = tf.function(self._distributed_step)
+
+    def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
+        """One pass over the split; `num_steps` is Orbit's, and always all of it.
+
+        Returns:
+          TensorBoard tags and values.
+
+        Raises:
+          ValueError: when the input is broken, or a video was not seen exactly once.
+        """
+        del num_steps
+        with optim.averaged_weights(self._optimizer, self.model):
+            rows = self._score()
+        evaluation = self._rank(rows)
+        self._on_result(evaluation)
+        return {f"eval/{name}": value for name, value in evaluation.values.items()}
+
+    def replica_step(self, frames: tf.Tensor) -> tf.Tensor:
+        """Logits of one view of each video: uint8 [B, T, H, W, 3] -> [B, K] float32."""
+        return self._logits(frames)
+
+    def _compute_logits(self, frames):
+        frames = augment.normalize(frames, self.model.compute_dtype)
+        logits, _ = self.model(frames, training=False)
+        return logits
+
+    def _distributed_step(self, frames):
+        return self._strategy.run(self.replica_step, args=(frames,))
+
+    def _score(self) -> dict[str, np.ndarray]:
+        """Every row of every host, padding removed: logits, labels, shard, …"""
+        gathered: list[dict[str, np.ndarray]] = []
+        iterator = iter(self._batches)
+        for done in range(self._num_batches):
+            self._on_progress(done, self._num_batches)
+            try:
+                batch = next(iterator)
+            except tf.errors.OpError as error:
+                raise ValueError(self._explain_data_error(error)) from error
+            if self.first_batch is None:
+                self.first_batch = batch
+            gathered.append(self._score_batch(dict(batch)))
+        self._on_progress(self._num_batches, self._num_batches)
+        rows = {k: np.concatenate([g[k] for g in gathered]) for k in gathered[0]}
+        return {k: v[rows["mask"] > 0] for k, v in rows.items()}
+
+    def _score_batch(self, batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        frames = batch.pop("frames")  # [B, V, T, H, W, 3]
+        logits = []
+        for view in range(frames.shape[1]):  # one at a time: memory of a training step
+            parts = runtime.hand_out({"frames": frames[:, view]}, self._strategy)
+            replica_logits = self._step(parts["frames"])
+            logits.append(self._strategy.gather(replica_logits, axis=0).numpy())
+        rows = {
+            name: self._strategy.gather(part, axis=0).numpy()
+            for name, part in runtime.hand_out(batch, self._strategy).items()
+        }
+        return rows | {"logits": np.stack(logits, axis=1)}  # [B, V, K]
+
+    def _rank(self, rows: dict[str, np.ndarray]) -> Evaluation:
+        order = np.lexsort((rows["record"], rows["shard"]))
+        rows = {name: values[order] for name, values in rows.items()}
+        video_ids = self._check_coverage(rows["shard"], rows["record"])
+        view_scores = self._loss.scores(rows["logits"]).numpy()  # [N, V, K]
+        scores = MERGES[self._merge](view_scores, axis=1)  # [N, K]
+        labels = rows["labels"]
+        views = rows["logits"].shape[1]
+        view_labels = np.repeat(labels[:, np.newaxis], views, axis=1)
+        view_losses = self._loss(rows["logits"], view_labels)
+        values, per_class = self._metrics(scores, labels)
+        return Evaluation(
+            values=values | {"loss": float(np.mean(view_losses))},
+            per_class=per_class,
+            video_ids=video_ids,
+            labels=labels,
+            view_scores=view_scores,
+            view_starts=rows["starts"],
+        )
+
+    def _metrics(self, scores, labels) -> tuple[dict[str, float], np.ndarray | None]:
+        if self._loss.kind == "softmax":
+            ks = [k for k in (1, 5) if k <= scores.shape[1]]
+            return {
+                f"top{k}": metrics.top_k_accuracy(scores, labels, k) for k in ks
+            }, None
+        found = metrics.charades_map(scores, labels)
+        return {"map": found.mean, "wap": found.weighted}, found.per_class
+
+    def _check_coverage(self, shards: np.ndarray, records: np.ndarray) -> list[str]:
+        seen = list(zip(shards.tolist(), records.tolist(), strict=True))
+        wanted = [
+            (s, r) for s, ids in enumerate(self._video_ids) for r in range(len(ids))
+        ]
+        if seen != wanted:
+            missing = sorted(set(wanted) - set(seen))
+            extra = len(seen) - len(set(seen) & set(wanted))
+            example = (
+                f", as {self._video_ids[missing[0][0]][missing[0][1]]}"
+                if missing
+                else ""
+            )
+            raise ValueError(
+                f"evaluation: wanted each of {len(wanted)} videos once, got"
+                f" {len(missing)} not at all{example} and {extra} too often. The shards"
+                " do not hold what their reports list: run the same data.build command"
+                " again."
+            )
+        return [self._video_ids[s][r] for s, r in seen]
+
+
+def result_scores(evaluation: Evaluation) -> dict[str, Any]:
+    """The arrays that are stored beside a result, so that merging can be redone."""
+    return {
+        "video_ids": np.array(evaluation.video_ids),
+        "labels": evaluation.labels,
+        "view_scores": evaluation.view_scores,
+        "view_starts": evaluation.view_starts,
+    }

@@ -1,0 +1,133 @@
+"""Where a run happens: distribution strategy, precision, and seeds."""
+
+import os
+from typing import Any
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from tl_tf import startup
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+
+
+@gin.configurable
+def configure_runtime(
+    tpu: str | None, *, precision: str = "auto", num_cpu_replicas: int = 1
+) -> tf.distribute.Strategy:
+    """Chooses the devices and the numeric precision; call once, before any tensor.
+
+    A TPU if one is named; else, with TF_CONFIG set, MultiWorkerMirroredStrategy; else
+    all GPUs under MirroredStrategy; else the CPU.
+
+    Args:
+      tpu: a name, `local`, `grpc://host:port`, or None.
+      precision: "float32", "mixed_bfloat16" (compute in bfloat16, variables in
+        float32), or "auto": the latter on TPU.
+      num_cpu_replicas: logical CPU devices for MirroredStrategy, for tests.
+
+    Raises:
+      ValueError: for an unknown precision, a TPU that does not answer, or replicas
+        asked for where there are GPUs.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"configure_runtime.precision must be one of {PRECISIONS}, got"
+            f" {precision!r}."
+        )
+    if num_cpu_replicas < 1:
+        raise ValueError(
+            "configure_runtime.num_cpu_replicas must be at least 1, got"
+            f" {num_cpu_replicas}."
+        )
+    if precision == "auto":
+        precision = "float32" if tpu is None else "mixed_bfloat16"
+    tf_keras.mixed_precision.set_global_policy(precision)
+    gpus = tf.config.list_physical_devices("GPU")
+    if tpu is not None:
+        return _tpu_strategy(tpu)
+    if num_cpu_replicas > 1:
+        if gpus:
+            raise ValueError(
+                "configure_runtime.num_cpu_replicas is for machines without GPU; here"
+                f" are {len(gpus)}. Leave it at 1, or hide the GPUs with"
+                " CUDA_VISIBLE_DEVICES=-1."
+            )
+        _split_cpu(num_cpu_replicas)
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if gpus:
+        return tf.distribute.MirroredStrategy()
+    if num_cpu_replicas > 1:
+        return tf.distribute.MirroredStrategy(
+            [f"CPU:{i}" for i in range(num_cpu_replicas)]
+        )
+    return tf.distribute.OneDeviceStrategy("/cpu:0")
+
+
+def _split_cpu(num_replicas: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    wanted = [tf.config.LogicalDeviceConfiguration()] * num_replicas
+    try:
+        tf.config.set_logical_device_configuration(cpu, wanted)
+    except RuntimeError:  # TensorFlow has started: the devices are what they are
+        count = len(tf.config.list_logical_devices("CPU"))
+        if count < num_replicas:
+            raise ValueError(
+                f"configure_runtime.num_cpu_replicas={num_replicas}, but TensorFlow has"
+                f" already started with {count} CPU devices in this process."
+            ) from None
+
+
+def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
+    startup.probe_tpu(tpu)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        if tpu != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(
+            f"--tpu={tpu}: no TPU could be initialised ({reason}). On a TPU VM use"
+            " --tpu=local; elsewhere check the name and the project."
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def num_hosts(strategy: tf.distribute.Strategy) -> int:
+    """Processes that each feed their own replicas; 1 but for several workers."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        cluster = strategy.cluster_resolver.cluster_spec()
+        return max(1, len(cluster.as_dict().get("worker", [])))
+    return 1
+
+
+def host_index(strategy: tf.distribute.Strategy) -> int:
+    """Which of `num_hosts` this process is; host 0 writes the files."""
+    return strategy.cluster_resolver.task_id or 0 if num_hosts(strategy) > 1 else 0
+
+
+def hand_out(
+    batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy
+) -> dict[str, Any]:
+    """Splits a host's batch along its first axis, a part for each of its replicas."""
+    replicas = strategy.num_replicas_in_sync // num_hosts(strategy)
+
+    def split(tensor: tf.Tensor):
+        parts = tf.split(tensor, replicas) if replicas > 1 else [tensor]
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group % replicas]
+        )
+
+    return {name: split(tensor) for name, tensor in batch.items()}
+
+
+def step_seed(seed: int, step: tf.Tensor, replica: tf.Tensor | int) -> tf.Tensor:
+    """The stateless seed, int32 [2], of one replica's step: no draw depends on history.
+
+    The low bits of the first word tell replicas apart, the second word the steps.
+    """
+    first = tf.constant(seed, tf.int32) * 65537 + tf.cast(replica, tf.int32)
+    return tf.stack([first, tf.cast(step, tf.int32)])

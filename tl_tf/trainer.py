@@ -1,0 +1,196 @@
+"""The Orbit inner loop of training."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orbit
+import tensorflow as tf
+import tf_keras
+
+from tl_tf import losses, runtime
+from tl_tf.inputs import augment
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; nothing of that loop was saved."""
+
+
+class Trainer(orbit.AbstractTrainer):
+    """Runs training steps: host batch -> replicas -> summed gradients -> update.
+
+    The host iterator is a plain tf.data iterator, so that a checkpoint can hold it;
+    each replica's share is handed over explicitly.  `optimizer.iterations` is the only
+    step counter, and every random draw is keyed by it.
+
+    Args:
+      model: a built model; `model(frames, training=True, seed=seed)` returns logits
+        and endpoints.
+      optimizer: a built tf_keras optimizer.
+      loss: of `losses.build_loss`.
+      strategy: the model and the optimizer were made in its scope.
+      iterator: yields {"frames": uint8 [B, T, H, W, 3], "labels": float32 [B, K]}, B
+        being this host's share of the batch.
+      seed: of the run.
+      clip_norm: global norm to which gradients are clipped; None for no clipping.
+      accumulation_steps: micro-batches into which a replica's share is cut, their
+        gradients summed before the one update; divides that share.
+      jit_compile: whether forward and backward pass are compiled by XLA.  (On a TPU
+        everything is, regardless.)
+      explain_data_error: turns an error of the iterator into one readable sentence.
+
+    Raises:
+      ValueError: when the batch does not divide as asked.
+    """
+
+    def __init__(
+        self,
+        model: tf_keras.Model,
+        optimizer: tf_keras.optimizers.Optimizer,
+        *,
+        loss: losses.Loss,
+        strategy: tf.distribute.Strategy,
+        iterator: tf.data.Iterator,
+        seed: int,
+        clip_norm: float | None = None,
+        accumulation_steps: int = 1,
+        jit_compile: bool = False,
+        explain_data_error: Callable[[tf.errors.OpError], str] = str,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.iterator = iterator
+        self.last_batch: dict[str, tf.Tensor] | None = None
+        self._loss = loss
+        self._strategy = strategy
+        self._seed = seed
+        self._clip_norm = clip_norm
+        self._accumulation_steps = accumulation_steps
+        self._explain_data_error = explain_data_error
+        self._num_hosts = runtime.num_hosts(strategy)
+        self._host_replicas = strategy.num_replicas_in_sync // self._num_hosts
+        batch = iterator.element_spec["frames"].shape[0]
+        micro_batches = self._host_replicas * accumulation_steps
+        if batch % micro_batches:
+            raise ValueError(
+                f"trainer: a host's batch of {batch} clips does not divide into"
+                f" {self._host_replicas} replicas x {accumulation_steps} accumulation"
+                " steps. Change train.batch_size or train.accumulation_steps."
+            )
+        self._gradients = tf.function(self._compute_gradients, jit_compile=jit_compile)
+        self._step = tf.function(self._distributed_step)
+
+    def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
+        """Runs `num_steps` steps; reads nothing back from the devices before the last.
+
+        Returns:
+          TensorBoard tags and values; the loss is the mean over the steps.
+
+        Raises:
+          NonFiniteLossError: naming the step, when a loss was NaN or infinite.
+          ValueError: naming shard and record, when the input is broken.
+        """
+        start, waited = time.perf_counter(), 0.0
+        first_step = int(self.optimizer.iterations.numpy())
+        results = []
+        for _ in range(int(num_steps)):
+            before = time.perf_counter()
+            try:
+                batch = next(self.iterator)
+            except tf.errors.OpError as error:
+                raise ValueError(self._explain_data_error(error)) from error
+            waited += time.perf_counter() - before
+            results.append(self._step(runtime.hand_out(batch, self._strategy)))
+        self.last_batch = batch
+        step_losses = np.array([loss.numpy() for loss, _ in results])
+        elapsed = time.perf_counter() - start
+        _check_finite(step_losses, first_step)
+        clips = len(results) * batch["frames"].shape[0] * self._num_hosts
+        return {
+            "train/loss": float(step_losses.mean()),
+            "train/gradient_norm": float(results[-1][1].numpy()),
+            "train/learning_rate": float(self.optimizer.learning_rate.numpy()),
+            "input/clips_per_second": clips / elapsed,
+            "input/wait_share": waited / elapsed,
+        }
+
+    def replica_step(
+        self, frames: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One replica's part of a step.
+
+        The loss is the mean over the replica's clips, divided by the number of replicas
+        because gradients are summed.
+
+        Args:
+          frames: uint8 [B, T, H, W, 3].
+          labels: float32 [B, K].
+
+        Returns:
+          This replica's share of the loss, and the global gradient norm before
+          clipping.
+        """
+        context = tf.distribute.get_replica_context()
+        seed = runtime.step_seed(
+            self._seed, self.optimizer.iterations, context.replica_id_in_sync_group
+        )
+        loss, gradients = self._gradients(frames, labels, seed)
+        if context.num_replicas_in_sync > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if self._clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(
+                gradients, self._clip_norm, use_norm=norm
+            )
+        self.optimizer.apply_gradients(
+            zip(gradients, self.model.trainable_variables, strict=True),
+            skip_gradients_aggregation=True,
+        )
+        return loss, norm
+
+    def _compute_gradients(self, frames, labels, seed):
+        variables = self.model.trainable_variables
+        parts = self._accumulation_steps
+        scale = 1.0 / (parts * self._strategy.num_replicas_in_sync)
+        total, sums = 0.0, [0.0] * len(variables)
+        micro_batches = zip(
+            tf.split(frames, parts), tf.split(labels, parts), strict=True
+        )
+        for index, (some_frames, some_labels) in enumerate(micro_batches):
+            with tf.GradientTape() as tape:
+                logits, _ = self.model(
+                    augment.normalize(some_frames, self.model.compute_dtype),
+                    training=True,
+                    seed=seed + [index << 24, 0],
+                )
+                loss = tf.reduce_mean(self._loss(logits, some_labels)) * scale
+            gradients = tape.gradient(loss, variables)
+            sums = [s + g for s, g in zip(sums, gradients, strict=True)]
+            total += loss
+        return total, sums
+
+    def _distributed_step(self, replica_batches):
+        loss, norm = self._strategy.run(
+            self.replica_step,
+            args=(replica_batches["frames"], replica_batches["labels"]),
+        )
+        return (
+            self._strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None),
+            self._strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
+        )
+
+
+def _check_finite(step_losses: np.ndarray, first_step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(step_losses))
+    if len(bad):
+        raise NonFiniteLossError(
+            f"the loss became {step_losses[bad[0]]} at step {first_step + bad[0] + 1}"
+            f" (the last finite loss: {_last_finite(step_losses[: bad[0]])})."
+            " The last checkpoint before it is kept. Lower the learning rate, lengthen"
+            " the warm-up, or clip gradients (train.clip_norm)."
+        )
+
+
+def _last_finite(values: np.ndarray) -> str:
+    return f"{values[-1]:.4g}" if len(values) else "in an earlier loop"
