@@ -124,6 +124,6 @@ def _restore(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{path}: does not fit this model ({len(model.variables)} variables;"
-            f" {in_file} in the file): {reason}. Use the recipe it was trained with (see"
-            " config.gin beside it), or another --model_dir."
+            f" {in_file} in the file): {reason}. Use the recipe it was trained with,"
+            " config.gin beside it, or another --model_dir."
         ) from None

@@ -110,6 +110,33 @@ class Evaluator(orbit.AbstractEvaluator):
         self._on_result(evaluation)
         return {f"eval/{name}": value for name, value in evaluation.values.items()}
 
+    def look(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Token maps over the first view of the first batch that was evaluated.
+
+        Returns:
+          frames uint8 [B, T, H, W, 3], labels [B, K], and by the endpoint's name the
+          token maps [B, T', h, w, S], in the order of the model; of one replica.
+        """
+        frames, labels = self.first_batch["frames"][:, 0], self.first_batch["labels"]
+        parts = runtime.hand_out({"frames": frames}, self._strategy)
+
+        def maps(frames):
+            frames = augment.normalize(frames, self.model.compute_dtype)
+            _, endpoints = self.model(frames, training=False)
+            return {
+                name: tf.cast(tensor, tf.float32)
+                for name, tensor in endpoints.items()
+                if name.endswith("token_maps")
+            }
+
+        with optim.averaged_weights(self._optimizer, self.model):
+            found = tf.function(self._strategy.run)(maps, args=(parts["frames"],))
+        first = {
+            name: self._strategy.experimental_local_results(tensor)[0].numpy()
+            for name, tensor in found.items()
+        }
+        return frames.numpy(), labels.numpy(), first
+
     def replica_step(self, frames: tf.Tensor) -> tf.Tensor:
         """Logits of one view of each video: uint8 [B, T, H, W, 3] -> [B, K] float32."""
         return self._logits(frames)

@@ -39,6 +39,7 @@ class Trainer(orbit.AbstractTrainer):
       jit_compile: whether forward and backward pass are compiled by XLA.  (On a TPU
         everything is, regardless.)
       explain_data_error: turns an error of the iterator into one readable sentence.
+      on_first_batch: called once, with a batch of this run, to show it.
 
     Raises:
       ValueError: when the batch does not divide as asked.
@@ -57,17 +58,18 @@ class Trainer(orbit.AbstractTrainer):
         accumulation_steps: int = 1,
         jit_compile: bool = False,
         explain_data_error: Callable[[tf.errors.OpError], str] = str,
+        on_first_batch: Callable[[dict[str, tf.Tensor]], None] | None = None,
     ):
         self.model = model
         self.optimizer = optimizer
         self.iterator = iterator
-        self.last_batch: dict[str, tf.Tensor] | None = None
         self._loss = loss
         self._strategy = strategy
         self._seed = seed
         self._clip_norm = clip_norm
         self._accumulation_steps = accumulation_steps
         self._explain_data_error = explain_data_error
+        self._on_first_batch = on_first_batch
         self._num_hosts = runtime.num_hosts(strategy)
         self._host_replicas = strategy.num_replicas_in_sync // self._num_hosts
         batch = iterator.element_spec["frames"].shape[0]
@@ -102,10 +104,12 @@ class Trainer(orbit.AbstractTrainer):
                 raise ValueError(self._explain_data_error(error)) from error
             waited += time.perf_counter() - before
             results.append(self._step(runtime.hand_out(batch, self._strategy)))
-        self.last_batch = batch
         step_losses = np.array([loss.numpy() for loss, _ in results])
         elapsed = time.perf_counter() - start
         _check_finite(step_losses, first_step)
+        if self._on_first_batch is not None:
+            self._on_first_batch(batch)
+            self._on_first_batch = None
         clips = len(results) * batch["frames"].shape[0] * self._num_hosts
         return {
             "train/loss": float(step_losses.mean()),

@@ -1,0 +1,251 @@
+"""What a run tells people: progress lines, one line and one JSON a result, pictures."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from tl_tf import config, evaluator, records, visualize
+
+SHOWN_VIDEOS = 2
+
+
+def say(text: str) -> None:
+    """Prints a line for the user, past the file that takes Orbit's own lines."""
+    print(text, file=sys.__stdout__, flush=True)
+
+
+def time_left(seconds: float) -> str:
+    """A duration for people: `45s`, `12m30s`, `3h05m`."""
+    seconds = int(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds // 60 % 60:02d}m"
+
+
+class TrainProgress:
+    """An Orbit action: one line after each loop of training steps."""
+
+    def __init__(self, total_steps: int, step: tf.Variable):
+        self._total_steps = total_steps
+        self._step = step
+        self._first_step: int | None = None
+        self._start = 0.0
+
+    def __call__(self, output: dict[str, Any]) -> None:
+        """Prints step, loss, rate, input wait and time left."""
+        step = int(self._step.numpy())
+        left = ""
+        if self._first_step is None:  # the first loop holds tracing: no rate yet
+            self._first_step, self._start = step, time.perf_counter()
+        elif step > self._first_step:
+            rate = (time.perf_counter() - self._start) / (step - self._first_step)
+            left = f"  {time_left(rate * (self._total_steps - step))} left"
+        width = len(str(self._total_steps))
+        say(
+            f"train  step {step:{width}d}/{self._total_steps}"
+            f"  loss {output['train/loss']:.4f}"
+            f"  rate {output['train/learning_rate']:.4g}"
+            f"  {output['input/clips_per_second']:.1f} clips/s"
+            f"  input wait {output['input/wait_share']:.0%}{left}"
+        )
+
+
+class EvalProgress:
+    """Called after each evaluation batch; prints a line every few seconds."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self):
+        self._start = self._last = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Prints batches done and time left."""
+        now = time.perf_counter()
+        if done == 0:
+            self._start = self._last = now
+        elif now - self._last > self.EVERY_SECONDS and done < total:
+            self._last = now
+            left = (now - self._start) / done * (total - done)
+            say(f"eval   batch {done}/{total}  {time_left(left)} left")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultWriter:
+    """Writes an evaluation: a line, `results/<split>-<step>.json`, scores, pictures.
+
+    Attributes:
+      model_dir: folder of the run.
+      info: the data set's description.
+      split: that was evaluated.
+      views: a note on the views, as {"clips": 6, "crops": 1, "merge": "max", …}.
+    """
+
+    model_dir: Path
+    info: records.DatasetInfo
+    split: str
+    views: dict[str, Any]
+
+    def write(self, evaluation: evaluator.Evaluation, *, step: int) -> Path:
+        """Writes and prints everything of one evaluation; returns the JSON's path."""
+        coverage = self.info.coverage(self.split)
+        result = {
+            "dataset": self.info.dataset,
+            "split": self.split,
+            "step": step,
+            "metrics": evaluation.values,
+            "num_videos": len(evaluation.video_ids),
+            "views": self.views,
+            "coverage": coverage,
+            "config_checksum": config.checksum(),
+            "git_revision": git_revision(),
+            "checkpoint": f"ckpt-{step}",
+        }
+        if evaluation.per_class is not None:
+            pairs = list(zip(self.info.classes, evaluation.per_class, strict=True))
+            result["average_precision"] = {
+                name: float(ap) for name, ap in pairs if not np.isnan(ap)
+            }
+            result["classes_without_positive"] = [
+                name for name, ap in pairs if np.isnan(ap)
+            ]
+        folder = self.model_dir / "results"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.split}-{step}.json"
+        text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+        _write_atomically(path, lambda f: f.write(text.encode()))
+        scores = evaluator.result_scores(evaluation)
+        _write_atomically(
+            path.with_suffix(".scores.npz"), lambda f: np.savez_compressed(f, **scores)
+        )
+        values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
+        say(
+            f"eval   step {step}  {self.info.dataset}/{self.split}: {values}"
+            f"  ({len(evaluation.video_ids)} videos x {self.views['views']} views,"
+            f" coverage {coverage['share']:.1%})  -> {path}"
+        )
+        if evaluation.per_class is not None:
+            self._per_class(evaluation, step=step, path=path.with_suffix(".txt"))
+        return path
+
+    def _per_class(self, evaluation, *, step: int, path: Path) -> None:
+        table = class_table(
+            self.info.classes, evaluation.per_class, evaluation.labels.sum(axis=0)
+        )
+        _write_atomically(path, lambda f: f.write((table + "\n").encode()))
+        code = "\n".join("    " + line for line in table.splitlines())
+        tf.summary.text("eval/average_precision", code, step=step)
+        if len(self.info.classes) <= 20:
+            say(table)
+        empty = int(np.isnan(evaluation.per_class).sum())
+        if empty:
+            say(
+                f"       {empty} classes have no positive and are left out of the mean."
+            )
+
+
+def class_table(names: list[str], per_class: np.ndarray, positives) -> str:
+    """A table of average precision by class, best first; no positives last."""
+    order = np.argsort(np.where(np.isnan(per_class), np.inf, -per_class), kind="stable")
+    width = max(len(name) for name in names)
+    lines = [f"{'class':{width}}  {'AP':>7}  positives"]
+    for k in order:
+        ap = "      –" if np.isnan(per_class[k]) else f"{per_class[k]:7.4f}"
+        lines.append(f"{names[k]:{width}}  {ap}  {int(positives[k]):9d}")
+    return "\n".join(lines)
+
+
+def show_frames(tag: str, batch: dict[str, tf.Tensor], classes, *, step: int) -> None:
+    """Sends strips of input frames with their labels to TensorBoard.
+
+    Args:
+      tag: as `train/frames`.
+      batch: frames uint8 [B, T, H, W, 3], labels [B, K].
+      classes: names, in the order of the labels.
+      step: of the training.
+    """
+    strips = [
+        visualize.frame_strip(frames, title=_label_text(labels, classes))
+        for frames, labels in zip(
+            batch["frames"][:SHOWN_VIDEOS].numpy(),
+            batch["labels"][:SHOWN_VIDEOS].numpy(),
+            strict=True,
+        )
+    ]
+    _images(tag, strips, step=step)
+
+
+def show_token_maps(
+    frames: np.ndarray, labels: np.ndarray, maps: np.ndarray, classes, *, step: int
+) -> None:
+    """Sends the token maps over their frames to TensorBoard, as `eval/token_maps`.
+
+    Args:
+      frames: uint8 [B, T, H, W, 3].
+      labels: [B, K].
+      maps: [B, T', h, w, S] of the first TokenLearner.
+      classes: names, in the order of the labels.
+      step: of the training.
+    """
+    sheets = [
+        visualize.token_map_sheet(f, m, title=_label_text(k, classes))
+        for f, k, m in zip(
+            frames[:SHOWN_VIDEOS],
+            labels[:SHOWN_VIDEOS],
+            maps[:SHOWN_VIDEOS],
+            strict=True,
+        )
+    ]
+    _images("eval/token_maps", sheets, step=step)
+
+
+def show_config(step: int) -> None:
+    """Sends the parsed configuration to TensorBoard as text."""
+    text = "\n".join("    " + line for line in gin.config_str().splitlines())
+    tf.summary.text("config", text, step=step)
+
+
+def git_revision() -> str | None:
+    """Revision of this code, `-dirty` if changed since; None outside a checkout."""
+    command = ["git", "-C", str(config.ROOT), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(
+            [*command, "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _images(tag: str, images: list[np.ndarray], *, step: int) -> None:
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
+    padded = np.full((len(images), height, width, 3), 255, np.uint8)
+    for slot, image in zip(padded, images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
+    tf.summary.image(tag, padded, step=step, max_outputs=len(images))
+
+
+def _label_text(labels: np.ndarray, classes) -> str:
+    return ", ".join(classes[k] for k in np.flatnonzero(labels)) or "(no label)"
+
+
+def _write_atomically(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with open(temporary, "wb") as file:
+        write(file)
+    temporary.rename(path)

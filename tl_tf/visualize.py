@@ -1,0 +1,101 @@
+"""Pictures for TensorBoard: the frames a model saw, and where its tokens look."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import figure
+from matplotlib.backends import backend_agg
+
+MAX_FRAMES = 8
+MAX_TOKENS = 8
+_INCHES = 1.6  # of one frame
+
+
+def frame_strip(frames: np.ndarray, *, title: str) -> np.ndarray:
+    """Frames of one clip side by side, their labels above.
+
+    Args:
+      frames: uint8 [T, H, W, 3]; MAX_FRAMES of them, evenly spaced, are shown.
+      title: the video's id and its labels.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    shown = _evenly(len(frames), MAX_FRAMES)
+    sheet, axes = _sheet(1, len(shown), frames.shape[1] / frames.shape[2], title)
+    for axis, t in zip(axes[0], shown, strict=True):
+        axis.imshow(frames[t])
+        axis.set_xlabel(f"frame {t}", fontsize=7)
+    return _pixels(sheet)
+
+
+def token_map_sheet(
+    frames: np.ndarray, maps: np.ndarray, *, title: str, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Where each learned token looks, over the frames (Fig. 10).
+
+    The first row holds the frames, each further row one token's maps over them.  A
+    token's row has one scale, from its smallest to its largest weight: a bright cell is
+    one that the token pools most of all, anywhere in the clip.
+
+    Args:
+      frames: uint8 [T, H, W, 3].
+      maps: float [T', h, w, S], the token maps; T' may be below T, when the model
+        strides over time.
+      title: of the sheet.
+      names: of the tokens; their numbers by default.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    shown = _evenly(len(maps), MAX_FRAMES)
+    tokens = range(min(maps.shape[-1], MAX_TOKENS))
+    height, width = frames.shape[1:3]
+    sheet, axes = _sheet(1 + len(tokens), len(shown), height / width, title)
+    axes[0][0].set_ylabel("frames", fontsize=7)
+    for column, t in enumerate(shown):
+        frame = frames[t * len(frames) // len(maps)]
+        axes[0][column].imshow(frame)
+        grey = frame.mean(axis=-1, keepdims=True).repeat(3, axis=-1).astype(np.uint8)
+        for token in tokens:
+            axis = axes[1 + token][column]
+            axis.imshow(grey)
+            axis.imshow(
+                maps[t, ..., token],
+                cmap="inferno",
+                alpha=0.6,
+                vmin=maps[..., token].min(),
+                vmax=maps[..., token].max(),
+                extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+                interpolation="bilinear",
+            )
+            if column == 0:
+                name = names[token] if names else f"token {token}"
+                axis.set_ylabel(name, fontsize=7)
+            if token == tokens[-1]:
+                axis.set_xlabel(f"frame {t * len(frames) // len(maps)}", fontsize=7)
+    return _pixels(sheet)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round()).astype(int)
+
+
+def _sheet(rows: int, columns: int, aspect: float, title: str):
+    sheet = figure.Figure(
+        figsize=(columns * _INCHES, rows * _INCHES * aspect + 0.5), dpi=100
+    )
+    backend_agg.FigureCanvasAgg(sheet)
+    axes = sheet.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    sheet.suptitle(title, fontsize=9)
+    sheet.tight_layout(pad=0.4)
+    return sheet, axes
+
+
+def _pixels(sheet: figure.Figure) -> np.ndarray:
+    sheet.canvas.draw()
+    return np.asarray(sheet.canvas.buffer_rgba())[..., :3].copy()
