@@ -1,0 +1,146 @@
+"""WHAT pixels of a clip's frames: one window a clip, decoded alone, resized, flipped.
+
+All functions work eagerly and inside Dataset.map, and draw from the seed they get.
+A window is int32 [4]: y, x, height, width in pixels of the stored frame.
+"""
+
+import tensorflow as tf
+
+
+def random_windows(
+    height: tf.Tensor,
+    width: tf.Tensor,
+    *,
+    crop_px: int,
+    short_side_px: int,
+    scale_range: tuple[float, float],
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """One square window, its scale drawn from `scale_range`, anywhere in the frame.
+
+    Args:
+      height: int32 [], of the stored frame.
+      width: int32 [], of the stored frame.
+      crop_px: side of the clip that is wanted.
+      short_side_px: to which the frame's short side would be scaled at scale 1.
+      scale_range: lowest and highest factor on `short_side_px`.
+      seed: int32 [2].
+
+    Returns:
+      int32 [1, 4].
+    """
+    scale_seed, y_seed, x_seed = tf.unstack(tf.random.split(seed, 3))
+    scale = tf.random.stateless_uniform([], scale_seed, *scale_range)
+    side = _window_side(height, width, crop_px, short_side_px * scale)
+    y = tf.random.stateless_uniform([], y_seed, 0, height - side + 1, dtype=tf.int32)
+    x = tf.random.stateless_uniform([], x_seed, 0, width - side + 1, dtype=tf.int32)
+    return tf.stack([y, x, side, side])[tf.newaxis]  # [1, 4]
+
+
+def fixed_windows(
+    height: tf.Tensor,
+    width: tf.Tensor,
+    *,
+    crop_px: int,
+    short_side_px: int,
+    num_crops: int,
+) -> tf.Tensor:
+    """Square windows at scale 1: the centre, or several spread along the long side.
+
+    Args:
+      height: int32 [], of the stored frame.
+      width: int32 [], of the stored frame.
+      crop_px: side of the clip that is wanted.
+      short_side_px: to which the frame's short side would be scaled.
+      num_crops: 1 for the centre, or more from one end of the long side to the other.
+
+    Returns:
+      int32 [num_crops, 4].
+    """
+    side = _window_side(height, width, crop_px, short_side_px)
+    spare_y, spare_x = height - side, width - side
+    centre_y, centre_x = spare_y // 2, spare_x // 2
+    if num_crops == 1:
+        return tf.stack([centre_y, centre_x, side, side])[tf.newaxis]  # [1, 4]
+    steps = tf.range(num_crops)
+    y = tf.where(height > width, spare_y * steps // (num_crops - 1), centre_y)
+    x = tf.where(height > width, centre_x, spare_x * steps // (num_crops - 1))
+    sides = tf.fill([num_crops], side)
+    return tf.stack([y, x, sides, sides], axis=1)  # [num_crops, 4]
+
+
+def decode_windows(frames: tf.Tensor, windows: tf.Tensor, *, crop_px: int) -> tf.Tensor:
+    """Decodes what the windows of a clip cover, once, and resizes each if it must.
+
+    Args:
+      frames: string [T], JPEG files of one size; T is static.
+      windows: int32 [R, 4], square and all of one side; R is static.
+      crop_px: side of the result.
+
+    Returns:
+      uint8 [R, T, crop_px, crop_px, 3].
+    """
+    num_frames, num_windows = frames.shape[0], windows.shape[0]
+    y_x, side = windows[:, :2], windows[0, 2]
+    corner = tf.reduce_min(y_x, axis=0)  # [2]
+    cover = tf.concat([corner, tf.reduce_max(y_x, axis=0) - corner + side], axis=0)
+    pixels = tf.stack(  # unrolled: 8 % faster than a loop in the graph
+        [
+            tf.image.decode_and_crop_jpeg(frame, cover, channels=3)
+            for frame in tf.unstack(frames, num_frames)
+        ]
+    )  # [T, cover height, cover width, 3]
+    if num_windows == 1:
+        return _resize(pixels, side, crop_px)[tf.newaxis]  # [1, T, crop_px, crop_px, 3]
+    views = []
+    for y, x in (tf.unstack(row) for row in tf.unstack(y_x - corner, num_windows)):
+        views.append(_resize(pixels[:, y : y + side, x : x + side], side, crop_px))
+    return tf.stack(views)  # [R, T, crop_px, crop_px, 3]
+
+
+def random_flip(clip: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors half of the clips left to right, all frames of a clip alike.
+
+    Args:
+      clip: uint8 [T, H, W, 3], of static shape.
+      seed: int32 [2].
+    """
+
+    def flip() -> tf.Tensor:
+        rows = tf.reshape(clip, [-1, *clip.shape[2:]])  # [T·H, W, 3]: 6× faster
+        return tf.reshape(tf.reverse(rows, axis=[1]), clip.shape)  # [T, H, W, 3]
+
+    return tf.cond(tf.random.stateless_uniform([], seed) < 0.5, flip, lambda: clip)
+
+
+def normalize(frames: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Brings uint8 0..255 to -1..1, on the device: a quarter of the bytes to send."""
+    return tf.cast(tf.cast(frames, tf.float32) / 127.5 - 1.0, dtype)
+
+
+def _window_side(
+    height: tf.Tensor, width: tf.Tensor, crop_px: int, short_side_px: tf.Tensor
+) -> tf.Tensor:
+    """A crop of `crop_px` after scaling the short side, in pixels before scaling."""
+    short = tf.minimum(height, width)
+    side = tf.cast(short, tf.float32) * (crop_px / tf.cast(short_side_px, tf.float32))
+    return tf.clip_by_value(tf.cast(tf.round(side), tf.int32), 1, short)
+
+
+def _resize(pixels: tf.Tensor, side: tf.Tensor, crop_px: int) -> tf.Tensor:
+    """uint8 [T, side, side, 3] -> uint8 [T, crop_px, crop_px, 3]."""
+
+    def bilinear(antialias: bool) -> tf.Tensor:
+        resized = tf.image.resize(pixels, [crop_px, crop_px], antialias=antialias)
+        return tf.cast(resized + 0.5, tf.uint8)
+
+    # Bilinear reads every source pixel down to half the side; the antialiased resize,
+    # three times slower, is for what lies below.
+    resized = tf.case(
+        [
+            (tf.equal(side, crop_px), lambda: pixels),
+            (side <= 2 * crop_px, lambda: bilinear(antialias=False)),
+        ],
+        default=lambda: bilinear(antialias=True),
+    )
+    return tf.ensure_shape(resized, [pixels.shape[0], crop_px, crop_px, 3])

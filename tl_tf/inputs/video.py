@@ -1,0 +1,455 @@
+"""Record shards -> batches of uint8 clips: read, pick frames, shuffle, decode, batch.
+
+Frames are picked before anything else is done to them, so what waits in the shuffle
+buffer is the JPEG bytes of the T frames that will be used, and only those are decoded.
+Every draw is made from (seed, epoch, shard, record): the stream does not depend on the
+number of threads, and its iterator can be saved and restored.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import gin
+import tensorflow as tf
+
+from tl_tf import records
+from tl_tf.inputs import augment, clips, faults
+
+READ_SHARDS = 16  # read at once, one record of each in turn
+MIN_SHUFFLE_CLIPS = 16
+PREFETCH_BATCHES = 2  # decoded, hence large
+PADDING = -1  # shard, record and starts of a video that only fills the last batch
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipDataset:
+    """A split as batches of clips, and what can be said of it before reading it.
+
+    Attributes:
+      dataset: for training, an endless stream of {frames uint8 [B, T, H, W, 3], labels
+        float32 [B, K]}; for evaluation, `num_batches` of {frames uint8
+        [B, V, T, H, W, 3], labels float32 [B, K], mask float32 [B], shard int32 [B],
+        record int32 [B], starts int32 [B, V]}.  `info.video_ids(split)[shard][record]`
+        names a video, `starts` are source frames, and where `mask` is 0 there is no
+        video, only padding.
+      info: of the data set.
+      split: its name.
+      num_videos: in the split, on all hosts.
+      num_batches: of an evaluation, the same on every host; None for training.
+      num_views: V, the clips times the crops of a video; 1 for training.
+      short_videos: videos with fewer frames than a clip spans, which therefore loop.
+      shards: those that this host reads, as indices into the split's.
+    """
+
+    dataset: tf.data.Dataset
+    info: records.DatasetInfo
+    split: str
+    num_videos: int
+    num_batches: int | None
+    num_views: int
+    short_videos: int
+    shards: list[int]
+
+    def explain(self, error: tf.errors.OpError) -> str:
+        """Says of an error out of next(iterator) which record is at fault, and why."""
+        return faults.explain(error, self.info, self.split, self.shards)
+
+
+@gin.configurable
+def clip_dataset(
+    data_dir: str | Path,
+    *,
+    dataset: str,
+    split: str,
+    is_training: bool,
+    batch_size: int,
+    num_frames: int,
+    crop_px: int,
+    short_side_px: int,
+    seed: int,
+    frame_stride: int = 1,
+    scale_range: tuple[float, float] = (1.0, 1.0),
+    flip: bool = False,
+    num_clips: int = 1,
+    num_crops: int = 1,
+    labels_from: str = "video",
+    shuffle_buffer_mb: float = 64,
+    fps: float | None = None,
+    num_hosts: int = 1,
+    host: int = 0,
+) -> ClipDataset:
+    """Opens a split of a data set that data.build made.
+
+    Source: TokenLearner, Section 5.2 and Appendix B.3.
+    Args:
+      data_dir: folder that holds the data set's folder.
+      dataset: its name.
+      split: "train", "test" or what else it has.
+      is_training: one random clip of each video an epoch, for ever; otherwise every
+        video once, in order, with nothing drawn.
+      batch_size: B, videos in a batch on this host.
+      num_frames: T.
+      crop_px: H and W.
+      short_side_px: to which the short side of a frame is scaled before the crop.
+      seed: of the run; evaluation makes no use of it.
+      frame_stride: source frames from one kept frame to the next.
+      scale_range: training only; lowest and highest factor on `short_side_px`.
+      flip: training only; mirrors half of the clips, which swaps left and right.
+      num_clips: evaluation only; clips spread evenly over a video, 1 for the centre.
+      num_crops: evaluation only; 1 for the centre, 3 along the long side.
+      labels_from: "video" for the labels of the whole video; "clip", in training only,
+        for those whose segments overlap the clip.
+      shuffle_buffer_mb: JPEG bytes in the shuffle buffer, in 10^6; a saved iterator
+        holds them too.
+      fps: frames per second that the data set must have; None for any.
+      num_hosts: each of them reads every num_hosts-th shard.
+      host: which of them this is, from 0.
+
+    Raises:
+      ValueError: for an argument out of range, or a data set that is missing,
+        incomplete, or not what the arguments say.  Only its first record is read.
+    """
+    info = records.DatasetInfo.load(data_dir, dataset)
+    views = _Views(
+        is_training=is_training,
+        num_frames=num_frames,
+        frame_stride=frame_stride,
+        crop_px=crop_px,
+        short_side_px=short_side_px,
+        scale_range=scale_range,
+        flip=flip,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        labels_from=labels_from,
+        fps=info.fps,
+        num_classes=len(info.classes),
+    )
+    _check_at_least_1(batch_size=batch_size, num_hosts=num_hosts)
+    if fps not in (None, info.fps):
+        raise ValueError(
+            f"{info.folder}: wanted {fps} frames per second, got {info.fps}. Build the"
+            " data set at that rate, or change clip_dataset.fps and frame_stride."
+        )
+    paths = info.shard_paths(split)
+    shards = list(range(len(paths)))[host::num_hosts]
+    videos = [shard["records"] for shard in info.split(split)["shards"]]
+    videos_by_host = [sum(videos[h::num_hosts]) for h in range(num_hosts)]
+    _check_hosts(info.folder, split, videos_by_host, len(paths), host=host)
+    faults.check_first_record(info, split)
+
+    source = _Source(paths=paths, shards=shards, num_videos=videos_by_host[host])
+    num_batches = None
+    if is_training:
+        buffer = shuffle_buffer_mb * 1e6 / _mean_clip_bytes(info, split, num_frames)
+        stream = _train_stream(source, views, seed=seed, shuffle_clips=round(buffer))
+    else:
+        num_batches = -(-max(videos_by_host) // batch_size)
+        stream = _eval_stream(source, views, num_elements=num_batches * batch_size)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF  # each host has its shards already
+    )
+    return ClipDataset(
+        dataset=stream.batch(batch_size, drop_remainder=True)
+        .prefetch(PREFETCH_BATCHES)
+        .with_options(options),
+        info=info,
+        split=split,
+        num_videos=sum(videos),
+        num_batches=num_batches,
+        num_views=num_clips * num_crops,
+        short_videos=_count_short_videos(paths, views.span),
+        shards=shards,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The shards of a split, and which of them are this host's."""
+
+    paths: list[Path]
+    shards: list[int]
+    num_videos: int  # in this host's shards
+
+    def read(self, order: tf.Tensor, pick: Callable[..., Tensors]) -> tf.data.Dataset:
+        """Applies pick(video, shard=, record=) to every video, shards in turn."""
+        names = tf.constant([str(path) for path in self.paths])
+
+        def pick_checked(shard, record, serialized):
+            where = faults.Where(names[shard], record)
+            video = faults.check_video(records.parse(serialized), where)
+            picked = pick(video, shard=shard, record=tf.cast(record, tf.int32))
+            return {**picked, "frames": faults.check_jpegs(picked["frames"], where)}
+
+        def read_shard(shard):
+            return (
+                tf.data.TFRecordDataset(names[shard])
+                .enumerate()
+                .map(partial(pick_checked, shard))
+            )
+
+        return (
+            tf.data.Dataset.from_tensor_slices(order)
+            .interleave(
+                read_shard,
+                cycle_length=min(READ_SHARDS, len(self.shards)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .apply(tf.data.experimental.assert_cardinality(self.num_videos))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Views:
+    """How a video becomes views: `pick_*` chooses JPEG frames, `decode_*` makes pixels.
+
+    The fields are those arguments of clip_dataset; fps and num_classes are the data
+    set's.
+    """
+
+    is_training: bool
+    num_frames: int
+    frame_stride: int
+    crop_px: int
+    short_side_px: int
+    scale_range: tuple[float, float]
+    flip: bool
+    num_clips: int
+    num_crops: int
+    labels_from: str
+    fps: float
+    num_classes: int
+
+    def __post_init__(self):
+        names = ("num_frames", "frame_stride", "crop_px", "short_side_px", "num_clips")
+        _check_at_least_1(**{name: getattr(self, name) for name in names})
+        if self.num_crops not in (1, 3):
+            raise ValueError(
+                f"clip_dataset: num_crops must be 1 or 3, got {self.num_crops}."
+            )
+        if self.labels_from not in ("video", "clip"):
+            raise ValueError(
+                "clip_dataset: labels_from must be 'video' or 'clip', got"
+                f" {self.labels_from!r}."
+            )
+        only_eval = {"num_clips": 1, "num_crops": 1}
+        only_train = {"scale_range": (1.0, 1.0), "flip": False, "labels_from": "video"}
+        for name, default in (only_eval if self.is_training else only_train).items():
+            if getattr(self, name) != default:
+                phase, other = (
+                    ("eval", "train") if name in only_train else ("train", "eval")
+                )
+                raise ValueError(
+                    f"{phase}/clip_dataset: {name} must be {default!r}, got"
+                    f" {getattr(self, name)!r}. It is for {other}/clip_dataset only."
+                )
+        low, high = self.scale_range
+        if not 0 < low <= high or self.crop_px > low * self.short_side_px:
+            raise ValueError(
+                f"clip_dataset: a crop of {self.crop_px} px does not fit into a short"
+                f" side of {self.short_side_px} px scaled by {self.scale_range}. Set"
+                " crop_px <= short_side_px * lowest scale, lowest <= highest."
+            )
+
+    @property
+    def span(self) -> int:
+        return clips.clip_span(self.num_frames, self.frame_stride)
+
+    def pick_train(self, video: Tensors, *, epoch_seed, shard, record) -> Tensors:
+        """-> frames string [T], labels [K], seed."""
+        seed = tf.random.fold_in(tf.random.fold_in(epoch_seed, shard), record)
+        offset_seed, pixel_seed = tf.unstack(tf.random.split(seed))
+        offset = clips.train_offset(
+            tf.size(video["frames"]),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            seed=offset_seed,
+        )
+        labels = video["labels"]
+        if self.labels_from == "clip":
+            labels = clips.labels_in_clip(
+                video["segment_labels"],
+                video["segment_starts"],
+                video["segment_ends"],
+                start_seconds=tf.cast(offset, tf.float32) / self.fps,
+                end_seconds=tf.cast(offset + self.span, tf.float32) / self.fps,
+            )
+        return {
+            "frames": self._frames_from(video, offset),  # [T]
+            "labels": self._multi_hot(labels),  # [K]
+            "seed": pixel_seed,
+        }
+
+    def pick_eval(self, video: Tensors, *, shard, record) -> Tensors:
+        """-> frames string [clips, T], labels [K], mask, shard, record, starts [V]."""
+        starts = clips.eval_offsets(
+            tf.size(video["frames"]),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            num_clips=self.num_clips,
+        )
+        return {
+            "frames": self._frames_from(video, starts[:, tf.newaxis]),  # [clips, T]
+            "labels": self._multi_hot(video["labels"]),  # [K]
+            "mask": tf.ones([]),
+            "shard": shard,
+            "record": record,
+            "starts": tf.repeat(starts, self.num_crops),  # [V]
+        }
+
+    def decode_train(self, clip: Tensors) -> Tensors:
+        """-> frames uint8 [T, H, W, 3], labels [K]."""
+        crop_seed, flip_seed = tf.unstack(tf.random.split(clip["seed"]))
+        windows = augment.random_windows(
+            *_frame_size(clip["frames"][0]),
+            crop_px=self.crop_px,
+            short_side_px=self.short_side_px,
+            scale_range=self.scale_range,
+            seed=crop_seed,
+        )
+        frames = augment.decode_windows(clip["frames"], windows, crop_px=self.crop_px)
+        frames = frames[0]  # [T, H, W, 3]
+        if self.flip:
+            frames = augment.random_flip(frames, seed=flip_seed)
+        return {"frames": frames, "labels": clip["labels"]}
+
+    def decode_eval(self, video: Tensors) -> Tensors:
+        """-> frames uint8 [V, T, H, W, 3], the rest as it was."""
+        windows = augment.fixed_windows(
+            *_frame_size(video["frames"][0, 0]),
+            crop_px=self.crop_px,
+            short_side_px=self.short_side_px,
+            num_crops=self.num_crops,
+        )
+        view = [self.num_frames, self.crop_px, self.crop_px, 3]
+        frames = tf.map_fn(
+            lambda clip: augment.decode_windows(clip, windows, crop_px=self.crop_px),
+            video["frames"],
+            fn_output_signature=tf.TensorSpec([self.num_crops, *view], tf.uint8),
+        )  # [clips, crops, T, H, W, 3]
+        num_views = self.num_clips * self.num_crops
+        return {**video, "frames": tf.reshape(frames, [num_views, *view])}
+
+    def _frames_from(self, video: Tensors, offset: tf.Tensor) -> tf.Tensor:
+        indices = clips.clip_indices(
+            tf.size(video["frames"]),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            offset=offset,
+        )
+        return tf.gather(video["frames"], indices)
+
+    def _multi_hot(self, labels: tf.Tensor) -> tf.Tensor:
+        return tf.tensor_scatter_nd_max(
+            tf.zeros([self.num_classes]),
+            labels[:, tf.newaxis],
+            tf.ones_like(labels, tf.float32),
+        )
+
+
+def _train_stream(
+    source: _Source, views: _Views, *, seed: int, shuffle_clips: int
+) -> tf.data.Dataset:
+    """Decoded clips, epoch after epoch, each video once in every epoch."""
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, 0]), epoch), 3)
+        order = tf.random.experimental.stateless_shuffle(source.shards, seeds[0])
+        picked = source.read(order, partial(views.pick_train, epoch_seed=seeds[1]))
+        buffer = min(max(shuffle_clips, MIN_SHUFFLE_CLIPS), source.num_videos)
+        return _shuffle(picked, buffer, seed=seeds[2])
+
+    epochs = tf.data.Dataset.counter()
+    return epochs.flat_map(one_epoch).map(
+        views.decode_train, num_parallel_calls=tf.data.AUTOTUNE
+    )
+
+
+def _shuffle(
+    dataset: tf.data.Dataset, buffer: int, *, seed: tf.Tensor
+) -> tf.data.Dataset:
+    """Dataset.shuffle by a seed int32 [2] alone.
+
+    Within flat_map the method makes a stateful op, which an iterator that holds it
+    cannot save; and it mixes in the global seed.
+    """
+    specs = tf.nest.flatten(dataset.element_spec)
+    seed = tf.cast(seed, tf.int64)
+    variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer,
+        seed=seed[0],
+        seed2=seed[1],
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
+
+
+def _eval_stream(
+    source: _Source, views: _Views, *, num_elements: int
+) -> tf.data.Dataset:
+    """Every video of the host once, in order, then padding up to `num_elements`."""
+    videos = source.read(tf.constant(source.shards), views.pick_eval).map(
+        views.decode_eval, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    padding = {
+        name: tf.zeros(spec.shape, spec.dtype)
+        for name, spec in videos.element_spec.items()
+    }
+    for name in ("shard", "record", "starts"):
+        padding[name] += PADDING
+    return videos.concatenate(
+        tf.data.Dataset.from_tensors(padding).repeat(num_elements - source.num_videos)
+    )
+
+
+def _frame_size(jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
+    return height, width
+
+
+def _mean_clip_bytes(info: records.DatasetInfo, split: str, num_frames: int) -> float:
+    entry = info.split(split)
+    return num_frames * entry["bytes"] / entry["frames"]
+
+
+def _count_short_videos(paths: list[Path], span: int) -> int:
+    return sum(
+        video["frames"] < span
+        for path in paths
+        for video in records.read_shard_report(path)["built"]
+    )
+
+
+def _check_at_least_1(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"clip_dataset: {name} must be >= 1, got {value}.")
+
+
+def _check_hosts(
+    folder: Path, split: str, videos_by_host: list[int], num_shards: int, *, host: int
+) -> None:
+    num_hosts = len(videos_by_host)
+    if not 0 <= host < num_hosts:
+        raise ValueError(
+            f"clip_dataset: host must be in 0..{num_hosts - 1}, got {host}."
+        )
+    if num_hosts > num_shards:
+        raise ValueError(
+            f"{folder}: {num_hosts} hosts want a shard each, split {split!r} has"
+            f" {num_shards}. Build it with at least {num_hosts} shards."
+        )
+    if not all(videos_by_host):
+        raise ValueError(
+            f"{folder}: split {split!r} has no video for host"
+            f" {videos_by_host.index(0)} of {num_hosts}. Build it with fewer shards, or"
+            " run fewer hosts."
+        )
