@@ -1,0 +1,278 @@
+"""X(2+1)D, and X(2+1)D with TokenLearner modules in its last stage (Section 6.1)."""
+
+from collections.abc import Sequence
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from tl_tf.layers import conv2plus1d, token_learner
+
+# X3D-M (Section 6.1: "identical to X3D-M"): channels of each stage and of its insides.
+STAGE_FILTERS = (24, 48, 96, 192)
+INNER_FILTERS = (54, 108, 216, 432)
+STAGE_DEPTHS = (3, 5, 11, 7)
+HEAD_FILTERS = 2048  # X3D keeps it at every width
+STEM_KERNEL_FRAMES = 5
+
+MODULES = ("conv1d", "token_learner")
+STEM_KERNELS = ("full", "depthwise")
+
+
+class X2Plus1D(tf_keras.Model):
+    """X3D-M with (2+1)-D convolutions: stem, four stages, head, classifier.
+
+    `call` returns the logits [B, K] and a dict of endpoints: "stem", "stage_i",
+    "stage_i/block_j", "head", "pooled", and for a block with a TokenLearner module
+    "stage_i/block_j/learned_tokens" [B, T, S, C] and "stage_i/block_j/token_maps"
+    [B, T, H, W, S]. No weight depends on H or W.
+
+    Shapes: frames [B, T, H, W, 3] -> [B, K]
+    Source: Section 6.1 and Figure 9.
+    Differs: everything Section 6.1 leaves to X3D is as there, but what the printed 532
+      GFLOPs decide: a full temporal convolution in the stem, and the average after the
+      last projection instead of before it (else 519.5).
+    Args: as `build_x2p1d`; token_module are the arguments of a `TokenModule`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_frames: int,
+        token_module: dict | None,
+        module_blocks: Sequence[int],
+        use_conv2d: bool,
+        width: float,
+        stage_depths: Sequence[int],
+        stem_kernel: str,
+        use_early_pooling: bool,
+        batch_norm: str,
+        dropout_rate: float,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_frames = num_frames
+        self.use_early_pooling = use_early_pooling
+        self.dropout_rate = dropout_rate
+
+        def scaled(channels):
+            return max(1, round(width * channels))
+
+        self.stem_conv = conv2plus1d.conv(
+            scaled(STAGE_FILTERS[0]), 3, strides=2, name="stem/conv2d"
+        )
+        self.stem_temporal = conv2plus1d.TemporalConv(
+            STEM_KERNEL_FRAMES,
+            use_depthwise=stem_kernel == "depthwise",
+            name="stem/conv1d",
+        )
+        self.stem_norm = conv2plus1d.batch_norm(batch_norm, name="stem/norm")
+
+        self.stages = []
+        for i, depth in enumerate(stage_depths):
+            is_last = i == len(stage_depths) - 1
+            blocks = []
+            for j in range(depth):
+                has_module = is_last and token_module and j in module_blocks
+                blocks.append(
+                    conv2plus1d.Conv2Plus1DBlock(
+                        scaled(STAGE_FILTERS[i]),
+                        scaled(INNER_FILTERS[i]),
+                        stride=2 if j == 0 else 1,
+                        token_module=token_module if has_module else None,
+                        use_conv2d=use_conv2d or not has_module,
+                        batch_norm=batch_norm,
+                        name=f"stage_{i + 1}/block_{j}",
+                    )
+                )
+            self.stages.append(blocks)
+
+        self.head_conv = conv2plus1d.conv(
+            scaled(INNER_FILTERS[-1]), 1, name="head/conv"
+        )
+        self.head_norm = conv2plus1d.batch_norm(batch_norm, name="head/norm")
+        self.head_projection = tf_keras.layers.Dense(
+            HEAD_FILTERS, use_bias=False, activation="relu", name="head/projection"
+        )
+        self.classifier = tf_keras.layers.Dense(
+            num_classes,
+            kernel_initializer=tf_keras.initializers.RandomNormal(stddev=0.01),  # X3D
+            dtype="float32",
+            name="head/classifier",
+        )
+
+    def call(
+        self, frames: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns float32 logits and the endpoints.
+
+        Args:
+          frames: -1..1; T must be num_frames, H and W at least 32.
+          training: uses batch statistics and dropout.
+          seed: int32 [2], the dropout's; needed in training unless dropout_rate is 0.
+        Raises:
+          ValueError: frames has another T, or the seed is missing.
+        """
+        tf.debugging.assert_shapes([(frames, ("B", "T", "H", "W", 3))], message="x2p1d")
+        if frames.shape[1] != self.num_frames:
+            raise ValueError(
+                f"x2p1d: built for num_frames={self.num_frames}, got frames of shape "
+                f"{frames.shape}. Set build_x2p1d.num_frames to the data set's."
+            )
+        endpoints = {}
+
+        x = self.stem_conv(conv2plus1d.fold_time(frames))  # [B*T, H/2, W/2, C]
+        x = conv2plus1d.unfold_time(x, self.num_frames)  # [B, T, H/2, W/2, C]
+        x = conv2plus1d.fold_time(self.stem_temporal(x))  # [B*T, H/2, W/2, C]
+        x = tf.nn.relu(self.stem_norm(x, training=training))
+        x = conv2plus1d.unfold_time(x, self.num_frames)  # [B, T, H/2, W/2, C]
+        endpoints["stem"] = x
+
+        for i, blocks in enumerate(self.stages, start=1):
+            for j, block in enumerate(blocks):
+                x, inside = block(x, training=training)  # H and W halve at block 0
+                endpoints[f"stage_{i}/block_{j}"] = x
+                for name, tensor in inside.items():
+                    endpoints[f"stage_{i}/block_{j}/{name}"] = tensor
+            endpoints[f"stage_{i}"] = x
+
+        x = self.head_conv(conv2plus1d.fold_time(x))  # [B*T, H/32, W/32, C]
+        x = tf.nn.relu(self.head_norm(x, training=training))
+        x = conv2plus1d.unfold_time(x, self.num_frames)  # [B, T, H/32, W/32, C]
+        if self.use_early_pooling:
+            x = _pool(x)  # [B, 1, 1, 1, C]
+        x = self.head_projection(x)
+        endpoints["head"] = x
+        x = tf.reshape(_pool(x), [-1, HEAD_FILTERS])  # [B, C]
+        endpoints["pooled"] = x
+        return self.classifier(self._dropout(x, training, seed)), endpoints
+
+    def _dropout(self, x: tf.Tensor, training: bool, seed) -> tf.Tensor:
+        if not training or self.dropout_rate == 0:
+            return x
+        if seed is None:
+            raise ValueError("x2p1d: training with dropout needs a seed, int32 [2].")
+        return tf.nn.experimental.stateless_dropout(
+            x, rate=self.dropout_rate, seed=seed
+        )
+
+
+def _pool(x: tf.Tensor) -> tf.Tensor:
+    """Averages [B, T, H, W, C] over T, H and W in float32.  -> [B, 1, 1, 1, C]."""
+    return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2, 3], keepdims=True)
+
+
+@gin.configurable
+def build_x2p1d(
+    num_classes: int = gin.REQUIRED,
+    *,
+    num_frames: int = 64,
+    module: str = "conv1d",
+    # Table XI's cost fits three of the seven blocks. Bottleneck Transformers, whose
+    # style Section 6.1 follows, replace the final three: so do we.
+    module_blocks: Sequence[int] = (4, 5, 6),
+    use_conv2d: bool = True,
+    num_tokens: int = 8,
+    tokenizer: str = "bottleneck",
+    mixing: str = "joint",
+    beta: str = "linear",
+    use_norm: bool = False,
+    zero_init: bool = False,
+    cost_matching: bool = False,
+    width: float = 1.0,
+    stage_depths: Sequence[int] = STAGE_DEPTHS,
+    stem_kernel: str = "full",
+    use_early_pooling: bool = False,
+    batch_norm: str = "local",
+    dropout_rate: float = 0.5,
+) -> X2Plus1D:
+    """Builds X(2+1)D-M, its TokenLearner version, or a smaller one of either.
+
+    Args:
+      num_classes: K, at least 1.
+      num_frames: T of every clip, at least 1; with mixing "joint" or "per_token" the
+        weights depend on it.
+      module: what follows the conv2d in module_blocks: "conv1d" or "token_learner".
+      module_blocks: blocks of the last stage, from 0, that get the module.
+      use_conv2d: False leaves the conv2d out of those blocks.
+      num_tokens: S per frame, at least 1.
+      tokenizer: "bottleneck" (the paper's), "v1.0" or "v1.1".
+      mixing: TokenFuser's "joint" (the text), "per_frame" or "per_token".
+      beta: TokenFuser's "linear" (the text), "mlp" or "conv".
+      use_norm: TokenFuser's two LayerNorms; the text has none.
+      zero_init: starts TokenFuser's matrix at zero.
+      cost_matching: the variant that fits the printed cost of a module, 3.4 GFLOPs and
+        0.81M parameters: a 1x1 projection before the pooling, and mixing "per_token".
+      width: factor on every channel count but the last projection's, above 0.
+      stage_depths: blocks of each of the four stages, at least 1 each.
+      stem_kernel: temporal convolution of the stem, "full" or "depthwise" (X3D).
+      use_early_pooling: averages before the last projection (X3D in training), for 7
+        GFLOPs less.
+      batch_norm: "local", "sync" (statistics over all replicas) or "frozen".
+      dropout_rate: before the classifier, in [0, 1). 0.5 is X3D's; the paper names none.
+    Raises:
+      ValueError: an argument is out of range; names the binding to change.
+    """
+    _check(num_classes >= 1, "num_classes", ">= 1", num_classes)
+    _check(num_frames >= 1, "num_frames", ">= 1", num_frames)
+    _check(num_tokens >= 1, "num_tokens", ">= 1", num_tokens)
+    _check(width > 0, "width", "> 0", width)
+    _check(0 <= dropout_rate < 1, "dropout_rate", "in [0, 1)", dropout_rate)
+    _check(
+        len(stage_depths) == len(STAGE_DEPTHS) and min(stage_depths) >= 1,
+        "stage_depths",
+        f"{len(STAGE_DEPTHS)} depths >= 1",
+        stage_depths,
+    )
+    for name, value, choices in (
+        ("module", module, MODULES),
+        ("tokenizer", tokenizer, conv2plus1d.TOKENIZERS),
+        ("mixing", mixing, token_learner.MIXINGS),
+        ("beta", beta, token_learner.BETAS),
+        ("stem_kernel", stem_kernel, STEM_KERNELS),
+        ("batch_norm", batch_norm, conv2plus1d.BATCH_NORMS),
+    ):
+        _check(value in choices, name, f"one of {choices}", value)
+    token_module = None
+    if module == "token_learner":
+        depth = stage_depths[-1]
+        _check(
+            len(module_blocks) > 0 and all(0 <= j < depth for j in module_blocks),
+            "module_blocks",
+            f"in 0..{depth - 1} (depth of the last stage {depth}), at least one",
+            module_blocks,
+        )
+        token_module = {
+            "num_tokens": num_tokens,
+            "tokenizer": tokenizer,
+            "mixing": "per_token" if cost_matching else mixing,
+            "beta": beta,
+            "use_norm": use_norm,
+            "zero_init": zero_init,
+            "use_projection": cost_matching,
+        }
+    model = X2Plus1D(
+        num_classes,
+        num_frames=num_frames,
+        token_module=token_module,
+        module_blocks=module_blocks,
+        use_conv2d=use_conv2d,
+        width=width,
+        stage_depths=stage_depths,
+        stem_kernel=stem_kernel,
+        use_early_pooling=use_early_pooling,
+        batch_norm=batch_norm,
+        dropout_rate=dropout_rate,
+        name="x2p1d",
+    )
+    model.build([None, num_frames, 32, 32, 3])  # any H and W make the same variables
+    return model
+
+
+def _check(is_valid: bool, argument: str, wanted: str, got) -> None:
+    if not is_valid:
+        raise ValueError(
+            f"x2p1d: {argument} must be {wanted}, got {got!r}. Set "
+            f"build_x2p1d.{argument} in the model's gin file."
+        )
