@@ -109,8 +109,8 @@ def _attend_per_channel(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor):
     The forward sums hold all that dq needs; dk and dv take one pass over the transposed
     weights, p_ij = exp(q_i k_j - lse_i).
     """
-    # Shifting a channel's keys cancels in the softmax, its values only shift y: centred,
-    # the differences above lose few digits.
+    # A shift of all keys cancels in the softmax, one of all values only shifts y; when
+    # centred, the differences above lose few digits.
     k -= tf.reduce_mean(k, axis=1, keepdims=True)
     v_mean = tf.reduce_mean(v, axis=1, keepdims=True)
     v -= v_mean

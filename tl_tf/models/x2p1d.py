@@ -69,24 +69,22 @@ class X2Plus1D(tf_keras.Model):
         )
         self.stem_norm = conv2plus1d.batch_norm(batch_norm, name="stem/norm")
 
-        self.stages = []
+        self.stages = {}
         for i, depth in enumerate(stage_depths):
-            is_last = i == len(stage_depths) - 1
-            blocks = []
+            stage, is_last = f"stage_{i + 1}", i == len(stage_depths) - 1
+            self.stages[stage] = []
             for j in range(depth):
                 has_module = is_last and token_module and j in module_blocks
-                blocks.append(
-                    conv2plus1d.Conv2Plus1DBlock(
-                        scaled(STAGE_FILTERS[i]),
-                        scaled(INNER_FILTERS[i]),
-                        stride=2 if j == 0 else 1,
-                        token_module=token_module if has_module else None,
-                        use_conv2d=use_conv2d or not has_module,
-                        batch_norm=batch_norm,
-                        name=f"stage_{i + 1}/block_{j}",
-                    )
+                block = conv2plus1d.Conv2Plus1DBlock(
+                    scaled(STAGE_FILTERS[i]),
+                    scaled(INNER_FILTERS[i]),
+                    stride=2 if j == 0 else 1,
+                    token_module=token_module if has_module else None,
+                    use_conv2d=use_conv2d or not has_module,
+                    batch_norm=batch_norm,
+                    name=f"{stage}/block_{j}",
                 )
-            self.stages.append(blocks)
+                self.stages[stage].append(block)
 
         self.head_conv = conv2plus1d.conv(
             scaled(INNER_FILTERS[-1]), 1, name="head/conv"
@@ -129,13 +127,13 @@ class X2Plus1D(tf_keras.Model):
         x = conv2plus1d.unfold_time(x, self.num_frames)  # [B, T, H/2, W/2, C]
         endpoints["stem"] = x
 
-        for i, blocks in enumerate(self.stages, start=1):
+        for stage, blocks in self.stages.items():
             for j, block in enumerate(blocks):
                 x, inside = block(x, training=training)  # H and W halve at block 0
-                endpoints[f"stage_{i}/block_{j}"] = x
+                endpoints[f"{stage}/block_{j}"] = x
                 for name, tensor in inside.items():
-                    endpoints[f"stage_{i}/block_{j}/{name}"] = tensor
-            endpoints[f"stage_{i}"] = x
+                    endpoints[f"{stage}/block_{j}/{name}"] = tensor
+            endpoints[stage] = x
 
         x = self.head_conv(conv2plus1d.fold_time(x))  # [B*T, H/32, W/32, C]
         x = tf.nn.relu(self.head_norm(x, training=training))
@@ -210,7 +208,7 @@ def build_x2p1d(
       use_early_pooling: averages before the last projection (X3D in training), for 7
         GFLOPs less.
       batch_norm: "local", "sync" (statistics over all replicas) or "frozen".
-      dropout_rate: before the classifier, in [0, 1). 0.5 is X3D's; the paper names none.
+      dropout_rate: before the classifier, in [0, 1). X3D's 0.5; the paper names none.
     Raises:
       ValueError: an argument is out of range; names the binding to change.
     """
