@@ -1,0 +1,448 @@
+"""From raw videos and annotations to TFRecord shards.
+
+    python -m data.build charades --annotations_dir=Charades --data_dir=datasets
+    python -m data.build synthetic
+
+A build that was stopped continues when the same command is given again.  The result is
+the same, byte for byte, whatever the number of workers, and whether Beam runs it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from data import isolated, manifest, synthetic
+
+if TYPE_CHECKING:  # both import TensorFlow, which takes seconds; --help must not wait
+    from data import shards
+    from tl_tf import records
+
+RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
+VIDEOS_PER_SHARD = 32  # Charades: 250 shards of about 200 MB for training
+
+
+class TooManySkipped(Exception):
+    """The build is complete, and lacks more videos than allowed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    # TensorFlow's start-up messages say nothing about a build.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    options = {k: v for k, v in vars(args).items() if v is not None}
+    if rest and not args.runner:
+        parser.error(
+            f"unrecognized arguments: {' '.join(rest)} (only with --runner are the"
+            " remaining arguments passed on, to Beam)"
+        )
+    try:
+        build(
+            options.pop("dataset"), options.pop("data_dir"), **options, beam_args=rest
+        )
+    except TooManySkipped as error:
+        return _complain(error, status=1)
+    except (ValueError, OSError, ImportError, isolated.Failed) as error:
+        return _complain(error, status=2)
+    except KeyboardInterrupt:
+        return _complain("stopped; the same command continues.", status=130)
+    return 0
+
+
+def build(
+    dataset: str,
+    data_dir: str | Path,
+    *,
+    annotations_dir: str | Path | None = None,
+    videos_dir: str | Path | None = None,
+    splits: Sequence[str] = manifest.SPLITS,
+    fps: float = 12.0,
+    short_side: int = 256,
+    num_shards: int | None = None,
+    num_workers: int | None = None,
+    limit: int | None = None,
+    max_skipped: float = 0.05,
+    max_seconds: float = 3600.0,
+    timeout_seconds: float = 900.0,
+    overwrite: bool = False,
+    runner: str | None = None,
+    beam_args: Sequence[str] = (),
+    **settings: Any,
+) -> "records.DatasetInfo":
+    """Builds what is missing of `<data_dir>/<dataset>`, and describes it.
+
+    Args:
+      dataset: one of manifest.DATASETS.
+      data_dir: folder of all datasets.
+      annotations_dir: folder of the official annotation files.
+      videos_dir: folder of the video files; None for the dataset's own default.
+      splits: which of "train" and "test".
+      fps: frames per second to keep, above 0.
+      short_side: of the frames, in pixels; smaller videos keep their size.
+      num_shards: per split; None for one per 32 videos.
+      num_workers: videos decoded at once; None for the number of processors.
+      limit: of each split, build the first so many videos; None for all.
+      max_skipped: share of a split's videos that may be unusable, 0..1.
+      max_seconds: a longer video is skipped.
+      timeout_seconds: a video whose decoding takes longer is skipped.
+      overwrite: delete what was built with other options, where it is in the way.
+      runner: a Beam runner instead of local processes.
+      beam_args: command-line arguments for Beam.
+      **settings: fields of the dataset's Settings, where it makes its own videos.
+
+    Returns:
+      The description that stands in dataset_info.json.
+
+    Raises:
+      ValueError: for options or annotation files that cannot be used.
+      TooManySkipped: at the end, when more than max_skipped of a split is missing.
+    """
+    _check(
+        dataset,
+        splits=splits,
+        fps=fps,
+        short_side=short_side,
+        num_shards=num_shards,
+        num_workers=num_workers,
+        limit=limit,
+        max_skipped=max_skipped,
+        max_seconds=max_seconds,
+        timeout_seconds=timeout_seconds,
+    )
+    module = importlib.import_module(f"data.{dataset}")
+    made = _settings(dataset, module, settings, annotations_dir, videos_dir)
+    from data import frames, local_build, shards, summary
+    from tl_tf import records
+
+    splits = [s for s in manifest.SPLITS if s in splits]  # whatever order was asked for
+    num_workers = num_workers or len(os.sched_getaffinity(0))
+    folder = Path(data_dir) / dataset
+    options = {
+        "schema_version": records.SCHEMA_VERSION,
+        "fps": float(fps),
+        "short_side": short_side,
+        "jpeg_quality": frames.JPEG_QUALITY,
+        "max_seconds": float(max_seconds),
+        "limit": limit,
+        **(dataclasses.asdict(made) if made else {}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        for split in splits if overwrite else []:
+            for path in folder.glob(f"{dataset}-{split}-*-of-*"):
+                path.unlink()
+        check_options(folder, dataset, options)
+        for leftover in folder.glob("*.tmp-*"):
+            leftover.unlink()
+        if made:
+            annotations_dir = folder / "raw"
+            module.make(
+                made,
+                annotations_dir,
+                functools.partial(
+                    local_build.run_calls,
+                    num_workers=num_workers,
+                    timeout_seconds=timeout_seconds,
+                ),
+            )
+        annotations_dir = Path(annotations_dir or ".")
+        videos_dir = Path(videos_dir or module.default_videos_dir(annotations_dir))
+        classes = module.classes(annotations_dir)
+        work = {
+            split: _plan(
+                split,
+                list(module.clips(split, annotations_dir, videos_dir))[:limit],
+                folder=folder,
+                dataset=dataset,
+                layout=module.LAYOUT,
+                num_shards=num_shards,
+                classes=classes,
+                options=options,
+                timeout_seconds=timeout_seconds,
+            )
+            for split in splits
+        }
+        _run(
+            [shard for split in splits for shard in work[split]],
+            num_workers=num_workers,
+            runner=runner,
+            beam_args=beam_args,
+        )
+        description = {
+            "dataset": dataset,
+            **options,
+            "label_kind": module.LABEL_KIND,
+            "class_list_checksum": records.class_list_checksum(classes),
+            "classes": classes,
+            "sources": {
+                path.name: shards.sha256(path)
+                for path in module.sources(splits, annotations_dir)
+            },
+            "splits": {
+                split: summary.split_entry(work[split], len(classes))
+                for split in splits
+            },
+        }
+        shards.write_json(
+            folder / summary.INFO_NAME, summary.merge(folder, description)
+        )
+    info = records.DatasetInfo.load(data_dir, dataset)
+    print(summary.table(info))
+    _check_skipped(info, splits, max_skipped)
+    return info
+
+
+def check_options(folder: Path, dataset: str, options: Mapping[str, Any]) -> None:
+    """Raises a ValueError when shards in `folder` were built with other options."""
+    for path, built in _reports(folder, dataset):
+        if built == options:
+            continue
+        differences = [
+            f"{key}={built.get(key)} there, {key}={options.get(key)} asked for"
+            for key in sorted({*built, *options})
+            if built.get(key) != options.get(key)
+        ]
+        raise ValueError(
+            f"{path}: was built with other options: {'; '.join(differences)}. Ask for"
+            " the same ones, choose another --data_dir, or pass --overwrite to delete"
+            " what is there."
+        )
+
+
+def _check(dataset: str, **options: Any) -> None:
+    """Raises a ValueError for a value that no build can use."""
+    if dataset not in manifest.DATASETS:
+        raise ValueError(
+            f"no dataset {dataset!r}; known: {', '.join(manifest.DATASETS)}."
+        )
+    unknown = [s for s in options["splits"] if s not in manifest.SPLITS]
+    if unknown or not options["splits"]:
+        raise ValueError(
+            f"--splits must be among {', '.join(manifest.SPLITS)}, got"
+            f" {', '.join(unknown) or 'none'}."
+        )
+    for name in ("fps", "short_side", "max_seconds", "timeout_seconds"):
+        if not 0 < options[name] < math.inf:
+            raise ValueError(f"--{name} must be above 0, got {options[name]}.")
+    for name in ("num_shards", "num_workers", "limit"):
+        if options[name] is not None and options[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {options[name]}.")
+    if not 0 <= options["max_skipped"] <= 1:
+        raise ValueError(
+            f"--max_skipped is a share and must be in 0..1, got"
+            f" {options['max_skipped']}."
+        )
+
+
+def _settings(
+    dataset: str,
+    module: ModuleType,
+    settings: Mapping[str, Any],
+    annotations_dir: str | Path | None,
+    videos_dir: str | Path | None,
+) -> Any:
+    """The Settings of a dataset that makes its own videos; None for the others."""
+    if not hasattr(module, "Settings"):
+        if settings:
+            raise ValueError(
+                f"{dataset}: --{min(settings)} is only for a dataset that makes its own"
+                " videos: synthetic."
+            )
+        if annotations_dir is None:
+            raise ValueError(
+                f"{dataset}: --annotations_dir is missing.\n{module.LAYOUT}"
+            )
+        return None
+    if annotations_dir is not None or videos_dir is not None:
+        raise ValueError(
+            f"{dataset}: makes its own files; leave out --annotations_dir and"
+            " --videos_dir."
+        )
+    known = [field.name for field in dataclasses.fields(module.Settings)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{dataset}: no setting {', '.join(unknown)}; known: {', '.join(known)}."
+        )
+    return module.Settings(**settings)
+
+
+def _run(
+    work: Sequence["shards.Shard"],
+    *,
+    num_workers: int,
+    runner: str | None,
+    beam_args: Sequence[str],
+) -> None:
+    from data import local_build, shards
+
+    todo = [shard for shard in work if shards.finished_report(shard) is None]
+    if len(todo) < len(work):
+        done = len(work) - len(todo)
+        print(f"{done} of {len(work)} shards are built already", file=sys.stderr)
+    if todo and runner:
+        from data import beam_build
+
+        beam_build.run(todo, runner, beam_args)
+    elif todo:
+        local_build.run(todo, num_workers)
+
+
+def _plan(
+    split: str,
+    clips: Sequence[manifest.Clip],
+    *,
+    folder: Path,
+    dataset: str,
+    layout: str,
+    num_shards: int | None,
+    classes: Sequence[str],
+    options: Mapping[str, Any],
+    timeout_seconds: float,
+) -> list["shards.Shard"]:
+    from data import shards
+    from tl_tf import records
+
+    if not clips:
+        raise ValueError(f"{dataset}: the annotations of split {split} list no video.")
+    if not any(clip.video_path.is_file() for clip in clips):
+        raise ValueError(
+            f"{dataset}: none of the {len(clips)} videos of split {split} is there; the"
+            f" first would be {clips[0].video_path}.\n{layout}"
+        )
+    num_shards = num_shards or math.ceil(len(clips) / VIDEOS_PER_SHARD)
+    for path, _ in _reports(folder, dataset, split):
+        if not path.stem.endswith(f"-of-{num_shards:05d}"):
+            raise ValueError(
+                f"{path}: belongs to another number of shards than {num_shards}. Ask"
+                " for the same --num_shards, choose another --data_dir, or pass"
+                " --overwrite to delete what is there."
+            )
+    members: list[list[manifest.Clip]] = [[] for _ in range(num_shards)]
+    for clip in clips:
+        members[records.shard_of(clip.video_id, num_shards)].append(clip)
+    return [
+        shards.Shard(
+            path=folder / records.shard_name(dataset, split, i, num_shards),
+            clips=tuple(members[i]),
+            classes=tuple(classes),
+            options=options,
+            timeout_seconds=timeout_seconds,
+        )
+        for i in range(num_shards)
+    ]
+
+
+def _reports(
+    folder: Path, dataset: str, split: str = "*"
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields the path of each shard's report, and the options it was built with."""
+    from tl_tf import records
+
+    for path in sorted(folder.glob(f"{dataset}-{split}-*-of-*.json")):
+        try:
+            yield path, records.read_shard_report(path)["options"]
+        except (ValueError, KeyError, TypeError):  # not a report: it will be replaced
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder; the lock goes with the process, however that ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder}: another data.build is at work here. Wait for it, or choose"
+                " another --data_dir."
+            ) from error
+        yield
+
+
+def _check_skipped(
+    info: "records.DatasetInfo", splits: Sequence[str], max_skipped: float
+) -> None:
+    for split in splits:
+        entry = info.split(split)
+        expected, skipped = entry["videos_expected"], entry["videos_skipped"]
+        if skipped > max_skipped * expected:
+            reasons = entry["skipped_by_reason"].items()
+            raise TooManySkipped(
+                f"split {split}: {skipped} of {expected} videos"
+                f" ({skipped / expected:.1%}) were skipped, more than --max_skipped="
+                f"{max_skipped:g} ({', '.join(f'{k} {v}' for k, v in reasons)}). The"
+                " shards are complete without them: mend the files and run the same"
+                " command again, or accept the loss with a larger --max_skipped."
+            )
+
+
+def _complain(message: object, *, status: int) -> int:
+    print(f"data.build: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.build",
+        description="Builds TFRecord shards from raw videos and annotations. Killed and"
+        " started again, it continues.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("dataset", choices=manifest.DATASETS)
+    add("--data_dir", default="datasets", help="where datasets go (default: datasets)")
+    add("--annotations_dir", help="folder of the official annotation files")
+    add("--videos_dir", help="folder of the videos, if not beside the annotations")
+    add("--splits", nargs="+", choices=manifest.SPLITS, help="default: train test")
+    add("--fps", type=float, help="frames per second to keep (default: 12)")
+    add(
+        "--short_side",
+        type=int,
+        help="of the frames in pixels; smaller videos keep their size (default: 256)",
+    )
+    add("--num_shards", type=int, help="of each split (default: one per 32 videos)")
+    add("--num_workers", type=int, help="videos decoded at once (default: all cores)")
+    add("--limit", type=int, help="build only the first LIMIT videos of each split")
+    add(
+        "--max_skipped",
+        type=float,
+        help="fail at the end when a larger share is unusable (default: 0.05)",
+    )
+    add("--max_seconds", type=float, help="skip longer videos (default: 3600)")
+    add(
+        "--timeout_seconds",
+        type=float,
+        help="skip a video that takes longer to decode (default: 900)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="delete the shards of these splits first",
+    )
+    add(
+        "--runner",
+        choices=RUNNERS,
+        help="build with Apache Beam; it gets all arguments not listed here",
+    )
+    own = parser.add_argument_group("synthetic only")
+    for field in dataclasses.fields(synthetic.Settings):
+        own.add_argument(
+            f"--{field.name}", type=field.type, help=f"default: {field.default}"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

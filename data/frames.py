@@ -1,0 +1,336 @@
+"""Frames of a video file at a stated rate, as JPEG files: plain functions, no Beam.
+
+The rules, for a video whose first frame is shown at time 0:
+
+- Frame k of the result is what a player shows at k / fps seconds: the last frame whose
+  presentation time stamp has come.  A frame is held until the next one, the last one
+  for its own duration, so a constant and a variable frame rate need no difference.
+- The picture is turned and mirrored as the file's display matrix says, its pixels are
+  made square, and it shrinks until its short side is `short_side` pixels.  A smaller
+  video keeps its size: training resizes anyway, and made-up pixels only cost disk.
+- A damaged packet is passed over and the frame before it held.  A video is refused as
+  truncated when less than 90 % of its claimed time can be decoded, and as damaged when
+  more than 10 % of its packets are.
+
+One thread decodes, so that the concealment of damage is the same each time.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
+
+REASONS = (
+    "missing",
+    "empty_file",
+    "unreadable",
+    "no_video_stream",
+    "no_frames",
+    "truncated",
+    "damaged",
+    "encrypted",
+    "too_large",
+    "timeout",
+    "crashed",
+)
+
+JPEG_QUALITY = 90
+MIN_DECODED_SHARE = Fraction(9, 10)
+MAX_DAMAGED_SHARE = Fraction(1, 10)
+MAX_SIDE_PX = 8192
+MAX_ASPECT = 16
+MAX_VIDEO_BYTES = 1 << 30  # of JPEG; a protocol buffer ends at 2 GiB
+# Matroska and Flash round time stamps to milliseconds, so one may come late by half.
+ROUNDING_SECONDS = Fraction(1, 2000)
+_RESIZE = (
+    Interpolation.BICUBIC  # widened by swscale when it shrinks: no aliasing
+    | Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT  # the same bytes whatever the processor
+)
+
+
+class VideoError(Exception):
+    """Why a video cannot be used: one of REASONS, and a sentence of detail."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """What was decoded: JPEG files, all of height x width pixels.
+
+    `seconds` is the time decoded, `damaged` the number of packets passed over and of
+    frames that the decoder had to patch up.
+    """
+
+    frames: list[bytes]
+    height: int
+    width: int
+    seconds: float
+    damaged: int
+
+
+def extract(
+    path: Path,
+    *,
+    fps: float,
+    short_side: int,
+    max_seconds: float,
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
+) -> Video:
+    """Decodes one file; holds one decoded frame at a time.
+
+    Args:
+      path: of the video file.
+      fps: frames per second to take, above 0.
+      short_side: of the result in pixels, unless the video is smaller.
+      max_seconds: a longer video is refused; its header is not trusted to say so.
+      start_seconds: where to start, counted from the first frame.
+      end_seconds: where to end; None for the end of the video.
+
+    Raises:
+      VideoError: when the file cannot be used.
+    """
+    if not path.exists():
+        raise VideoError("missing", "no such file")
+    if not path.is_file():
+        raise VideoError("unreadable", "not a regular file")
+    if path.stat().st_size == 0:
+        raise VideoError("empty_file", "0 bytes")
+    av.logging.set_level(None)
+    try:
+        # Metadata is in whatever encoding the camera had; none of it is used.
+        with av.open(str(path), metadata_errors="ignore") as container:
+            sampler = _Sampler(
+                container,
+                interval=1 / Fraction(str(fps)),
+                short_side=short_side,
+                max_seconds=max_seconds,
+                start=Fraction(str(start_seconds)),
+                end=None if end_seconds is None else Fraction(str(end_seconds)),
+            )
+            return sampler.run()
+    except MemoryError as error:
+        raise VideoError("too_large", "decoding it takes too much memory") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError("unreadable", _sentence(error)) from error
+
+
+class _Sampler:
+    """Walks once through the frames of a container and keeps those asked for."""
+
+    def __init__(self, container, *, interval, short_side, max_seconds, start, end):
+        self.container, self.stream = container, _video_stream(container)
+        self.interval, self.short_side = interval, short_side
+        self.max_seconds, self.start, self.end = max_seconds, start, end
+        self.jpegs: list[bytes] = []
+        self.num_bytes = 0
+        self.size: tuple[int, int] | None = None  # of every frame, before turning
+        self.reformatter = VideoReformatter()
+        self.origin = Fraction(0)  # time stamp of the first frame
+        self.packets = self.damaged = 0
+        self.error = ""
+
+    def run(self) -> Video:
+        held, until = None, Fraction(0)
+        for time, frame in self._timed_frames():
+            if held is not None:
+                self._take(held, until=time)
+            held, until = frame, time + self._duration(frame)
+            if self.end is not None and time >= self.end:
+                break
+        if held is None:
+            raise VideoError("no_frames", self._no_frames())
+        self._check_shares(until)
+        self._take(held, until=until)
+        if not self.jpegs and until <= self.start > 0:
+            raise VideoError(
+                "no_frames",
+                f"starts at {float(self.start):g} s, past its end at"
+                f" {float(until):g} s",
+            )
+        if not self.jpegs:  # a single frame that lasts no time
+            self._take(held, until=self.start + self.interval)
+        width, height = Image.open(io.BytesIO(self.jpegs[0])).size
+        return Video(
+            self.jpegs, height, width, seconds=float(until), damaged=self.damaged
+        )
+
+    def _take(self, frame: av.VideoFrame, *, until: Fraction) -> None:
+        """Appends `frame` for each moment that falls before `until`."""
+        if self.end is not None:
+            until = min(until, self.end)
+        jpeg = None
+        while True:
+            moment = self.start + len(self.jpegs) * self.interval
+            if moment >= until - ROUNDING_SECONDS:
+                return
+            if moment - self.start >= self.max_seconds:
+                raise VideoError(
+                    "too_large",
+                    f"longer than {self.max_seconds:g} s; raise --max_seconds",
+                )
+            jpeg = jpeg or self._encode(frame)
+            self.num_bytes += len(jpeg)
+            if self.num_bytes > MAX_VIDEO_BYTES:
+                raise VideoError(
+                    "too_large",
+                    f"more than {MAX_VIDEO_BYTES >> 20} MiB of JPEG; lower --fps or"
+                    " --short_side",
+                )
+            self.jpegs.append(jpeg)
+
+    def _encode(self, frame: av.VideoFrame) -> bytes:
+        if self.size is None:
+            self.size = _output_size(frame, self.stream, self.short_side)
+        width, height = self.size
+        pixels = self.reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=_RESIZE, threads=1
+        ).to_ndarray()
+        buffer = io.BytesIO()
+        Image.fromarray(_upright(pixels, frame)).save(
+            buffer, "JPEG", quality=JPEG_QUALITY
+        )
+        return buffer.getvalue()
+
+    def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        """Yields frames with the time each is first shown, the first one's being 0."""
+        time, step = None, Fraction(0)
+        for frame in self._decoded():
+            has_stamp = frame.pts is not None and frame.time_base
+            stamp = frame.pts * frame.time_base if has_stamp else None
+            if time is None:
+                time, self.origin = Fraction(0), stamp or Fraction(0)
+            elif stamp is None:
+                time += step
+            else:
+                # A stamp that goes back in time is damage: show the frame as it comes.
+                time = max(time, stamp - self.origin)
+            step = self._duration(frame)
+            yield time, frame
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                self.error, self.damaged = _sentence(error), self.damaged + 1
+                return
+            self.packets += 1
+            if packet.has_sidedata("encryption_info"):
+                raise VideoError("encrypted", "its packets are encrypted")
+            try:
+                frames = packet.decode()
+            except MemoryError:
+                raise
+            except av.FFmpegError as error:
+                self.error, self.damaged = _sentence(error), self.damaged + 1
+                continue
+            for frame in frames:
+                self.damaged += frame.is_corrupt
+                if max(frame.width, frame.height) > MAX_SIDE_PX:
+                    raise VideoError(*_too_many_pixels(frame.width, frame.height))
+                yield frame
+
+    def _duration(self, frame: av.VideoFrame) -> Fraction:
+        if frame.duration and frame.time_base:
+            return frame.duration * frame.time_base
+        rate = self.stream.average_rate
+        return 1 / rate if rate else Fraction(0)
+
+    def _check_shares(self, decoded: Fraction) -> None:
+        error = f": {self.error}" if self.error else ""
+        claimed = self._claimed_seconds()
+        if self.end is not None:
+            claimed = min(claimed, self.end)
+        if decoded < claimed * MIN_DECODED_SHARE:
+            raise VideoError(
+                "truncated",
+                f"{float(decoded):.2f} s of {float(claimed):.2f} s decode{error}",
+            )
+        if self.damaged > self.packets * MAX_DAMAGED_SHARE:
+            raise VideoError(
+                "damaged", f"{self.damaged} of {self.packets} packets{error}"
+            )
+
+    def _claimed_seconds(self) -> Fraction:
+        if self.stream.duration and self.stream.time_base:
+            return self.stream.duration * self.stream.time_base
+        if self.container.duration:
+            # Containers without a duration per stream count from 0, not from the
+            # first frame.
+            return Fraction(self.container.duration, av.time_base) - self.origin
+        return Fraction(0)
+
+    def _no_frames(self) -> str:
+        name = self.stream.codec_context.name
+        return f"no {name} frame decodes" + (f": {self.error}" if self.error else "")
+
+
+def _video_stream(container) -> av.VideoStream:
+    streams = [
+        s
+        for s in container.streams.video
+        if not s.disposition & av.stream.Disposition.attached_pic
+    ]
+    if not streams:
+        others = sorted({s.type for s in container.streams}) or ["none"]
+        raise VideoError("no_video_stream", f"streams: {', '.join(others)}")
+    stream = streams[0]
+    context = stream.codec_context
+    if context is None:
+        raise VideoError("unreadable", "its codec is unknown")
+    if max(context.width, context.height) > MAX_SIDE_PX:
+        raise VideoError(*_too_many_pixels(context.width, context.height))
+    stream.thread_type = "NONE"
+    stream.thread_count = 1
+    return stream
+
+
+def _output_size(frame, stream, short_side: int) -> tuple[int, int]:
+    """Width and height with square pixels, before turning."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    width, height = frame.width * (aspect if aspect > 0 else 1), frame.height
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise VideoError(
+            "too_large",
+            f"one side is more than {MAX_ASPECT} times the other:"
+            f" {frame.width}x{frame.height}, pixels {aspect.numerator}:"
+            f"{aspect.denominator}",
+        )
+    scale = min(Fraction(1), Fraction(short_side) / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Applies the display matrix, rounded to quarter turns and mirrorings."""
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return pixels
+    # Column x and row y are shown at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].astype(np.int64)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _too_many_pixels(width: int, height: int) -> tuple[str, str]:
+    return "too_large", f"{width}x{height}; the limit is {MAX_SIDE_PX} pixels a side"
+
+
+def _sentence(error: Exception) -> str:
+    # str(error) of an FFmpegError holds the path, which differs between machines.
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,211 @@
+"""The unit of work: one shard of a dataset, built whole or not at all.
+
+A process pool, a Beam pipeline and a build that was killed and started again all call
+`build_shard`, so that they leave the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from data import frames, isolated, manifest
+from tl_tf import records
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Everything that decides the bytes of a shard, and where they go.
+
+    Attributes:
+      path: of the shard; its report is beside it.
+      clips: in the order of their records.
+      classes: the dataset's class list.
+      options: what the command line chose; another build must agree before it reuses
+        this shard.
+      timeout_seconds: wall-clock limit of decoding one video.
+    """
+
+    path: Path
+    clips: tuple[manifest.Clip, ...]
+    classes: tuple[str, ...]
+    options: Mapping[str, Any]
+    timeout_seconds: float
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report stands once the shard is complete."""
+        return self.path.with_suffix(".json")
+
+    def annotations_checksum(self) -> str:
+        """CRC-32 of what the annotations say of these clips, and of the class list."""
+        said = [
+            [c.video_id, c.start_seconds, c.end_seconds, c.label_ids, c.segments]
+            for c in self.clips
+        ]
+        return _checksum([said, self.classes])
+
+    def videos_checksum(self) -> str:
+        """CRC-32 of which files are there, and of their sizes."""
+        sizes = [
+            c.video_path.stat().st_size if c.video_path.is_file() else None
+            for c in self.clips
+        ]
+        return _checksum(sizes)
+
+
+def finished_report(shard: Shard) -> dict[str, Any] | None:
+    """The report of a shard that needs no work; None when it has to be built.
+
+    Videos that came or changed since make a shard unfinished, other options do not:
+    see `build.check_options`.
+    """
+    try:
+        report = records.read_shard_report(shard.path)
+        is_finished = (
+            report["annotations_checksum"] == shard.annotations_checksum()
+            and report["videos_checksum"] == shard.videos_checksum()
+            and report["options"] == shard.options
+            and report["bytes"] == shard.path.stat().st_size
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if is_finished else None
+
+
+def build_shard(
+    shard: Shard, on_video: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Builds a shard and its report, unless both are there; returns the report.
+
+    The shard appears under its own name only when complete, and its report after it.
+    """
+    report = finished_report(shard)
+    if report is not None:
+        return report
+    shard.report_path.unlink(missing_ok=True)
+    temporary = _temporary(shard.path)
+    built, skipped, notes = [], [], {}
+    with (
+        isolated.Worker(shard.timeout_seconds) as worker,
+        tf.io.TFRecordWriter(str(temporary)) as writer,
+    ):
+        for clip in shard.clips:
+            try:
+                video = _extract(worker, clip, shard.options)
+            except frames.VideoError as error:
+                skipped.append(
+                    {
+                        "id": clip.video_id,
+                        "reason": error.reason,
+                        "detail": error.detail,
+                    }
+                )
+            else:
+                writer.write(_encode(clip, video, shard))
+                built.append(_entry(clip, video))
+            for note in clip.notes:
+                notes[note] = notes.get(note, 0) + 1
+            on_video()
+    report = {
+        "shard": shard.path.name,
+        "options": dict(shard.options),
+        "annotations_checksum": shard.annotations_checksum(),
+        "videos_checksum": shard.videos_checksum(),
+        "records": len(built),
+        "bytes": temporary.stat().st_size,
+        "sha256": sha256(temporary),
+        "built": built,
+        "skipped": skipped,
+        "notes": notes,
+    }
+    _publish(temporary, shard.path)
+    write_json(shard.report_path, report)
+    return report
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = _temporary(path)
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _publish(temporary, path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _extract(
+    worker: isolated.Worker, clip: manifest.Clip, options: Mapping[str, Any]
+) -> frames.Video:
+    try:
+        return worker.call(
+            frames.extract,
+            clip.video_path,
+            fps=options["fps"],
+            short_side=options["short_side"],
+            max_seconds=options["max_seconds"],
+            start_seconds=clip.start_seconds,
+            end_seconds=clip.end_seconds,
+        )
+    except isolated.TimedOut as error:
+        raise frames.VideoError("timeout", str(error)) from error
+    except isolated.Crashed as error:
+        raise frames.VideoError("crashed", str(error)) from error
+    except (frames.VideoError, ImportError):
+        raise
+    except Exception as error:
+        # One file must not end a build of thousands; too many such files will.
+        raise frames.VideoError(
+            "unreadable", f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _encode(clip: manifest.Clip, video: frames.Video, shard: Shard) -> bytes:
+    return records.encode(
+        clip.video_id,
+        video.frames,
+        fps=shard.options["fps"],
+        height=video.height,
+        width=video.width,
+        labels=clip.label_ids,
+        segments=[records.Segment(*segment) for segment in clip.segments],
+        classes=shard.classes,
+    )
+
+
+def _entry(clip: manifest.Clip, video: frames.Video) -> dict[str, Any]:
+    return {
+        "id": clip.video_id,
+        "frames": len(video.frames),
+        "height": video.height,
+        "width": video.width,
+        "bytes": sum(len(frame) for frame in video.frames),
+        "seconds": round(video.seconds, 3),
+        "labels": list(clip.label_ids),
+        "damaged": video.damaged,
+    }
+
+
+def _checksum(content: Any) -> str:
+    return f"{zlib.crc32(json.dumps(content).encode()):08x}"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    # A rename may reach the disk before the content does, and a power cut come between.
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

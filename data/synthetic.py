@@ -1,0 +1,324 @@
+"""Made-up videos of moving objects, laid out like Charades and read by its reader.
+
+Eight classes, in opposite pairs that only motion tells apart.  An object's place, size,
+angle, colour, shape and texture are drawn without regard to its class, uniformly, and
+its place and size come back to where they began (out on one side, in on the other).  So
+at any moment an object that moves left looks like one that moves right: a single frame
+says nothing about the class, and a model that scores well has used time.
+
+A video shows one or two objects, each in its own part of the picture over a moving
+background.  An object acts all the time, changes its action half-way, or is a
+distractor that stands still or trembles; one video in ten has distractors only.
+"""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from data import charades, manifest
+
+LABEL_KIND = "multi_label"
+LAYOUT = "The synthetic dataset makes its own files."
+CLASSES = (
+    "moving left",
+    "moving right",
+    "moving up",
+    "moving down",
+    "growing",
+    "shrinking",
+    "turning clockwise",
+    "turning counter-clockwise",
+)
+SOURCE_FPS = 24
+
+# One second of each class: widths and heights travelled, size cycles, turns.
+_MOTIONS = (
+    (-1, 0, 0, 0),
+    (1, 0, 0, 0),
+    (0, -1, 0, 0),
+    (0, 1, 0, 0),
+    (0, 0, 1, 0),
+    (0, 0, -1, 0),
+    (0, 0, 0, 1),
+    (0, 0, 0, -1),
+)
+_SLOWEST = np.array([0.45, 0.45, 0.6, 0.4])
+_FASTEST = np.array([0.75, 0.75, 0.9, 0.7])
+_SMALLEST, _LARGEST = 0.35, 0.8  # diameter over the short side of the object's part
+
+default_videos_dir = charades.default_videos_dir
+sources = charades.sources
+classes = charades.classes
+clips = charades.clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is made: how many videos of which size, from which seed."""
+
+    train_videos: int = 320
+    test_videos: int = 96
+    height: int = 64
+    width: int = 80
+    video_seconds: float = 2.75
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("train_videos", "test_videos"):
+            if not 1 <= getattr(self, name) <= 9999:
+                raise ValueError(
+                    f"synthetic: {name} must be in 1..9999, got {getattr(self, name)}."
+                )
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value < 16 or value % 2:
+                raise ValueError(
+                    f"synthetic: {name} must be even (H.264) and at least 16, got"
+                    f" {value}."
+                )
+        if not 0.5 <= self.video_seconds <= 600:
+            raise ValueError(
+                "synthetic: video_seconds must be in 0.5..600, got"
+                f" {self.video_seconds:g}."
+            )
+        if self.seed < 0:
+            raise ValueError(f"synthetic: seed must be >= 0, got {self.seed}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One object in its part of the picture.
+
+    `start` is x and y in widths and heights of the part, a phase of the size cycle and
+    an angle in turns, each in 0..1.  `actions` are (class or None, start_seconds,
+    end_seconds, speed), one after the other.
+    """
+
+    part: tuple[slice, slice]
+    start: np.ndarray
+    actions: tuple[tuple[int | None, float, float, np.ndarray], ...]
+    tremble: float
+    shape: int
+    color: np.ndarray
+    stripes: np.ndarray
+
+    def states(self, seconds: np.ndarray) -> np.ndarray:
+        """x, y, size phase and angle at each moment, in 0..1.  -> [T, 4]"""
+        states = np.tile(self.start, (len(seconds), 1))  # [T, 4]
+        for action, start, end, speed in self.actions:
+            if action is not None:
+                elapsed = np.clip(seconds, start, end) - start
+                states += elapsed[:, None] * speed * _MOTIONS[action]
+        states[:, :2] += self.tremble * np.sin(
+            seconds[:, None] * (23.0, 31.0) + self.start[2:] * 2 * np.pi
+        )
+        return states % 1
+
+
+def make(
+    settings: Settings,
+    folder: Path,
+    run: Callable[[Callable, Iterable[dict]], None],
+) -> None:
+    """Makes the videos and their annotations in `folder`, unless they are there.
+
+    Args:
+      settings: what to make.
+      folder: emptied first when it holds something else.
+      run: calls a function once with each of some keyword arguments, in any order.
+    """
+    done, content = folder / "settings.json", dataclasses.asdict(settings)
+    if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == content:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    videos_dir = default_videos_dir(folder)
+    videos_dir.mkdir(parents=True)
+    lines = [f"c{i:03d} {name}\n" for i, name in enumerate(CLASSES)]
+    (folder / charades.CLASSES_FILE).write_text("".join(lines), encoding="utf-8")
+    tasks = []
+    for split in manifest.SPLITS:
+        path = folder / f"Charades_v1_{split}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.DictWriter(file, charades.COLUMNS, restval="")
+            rows.writeheader()
+            for index in range(getattr(settings, f"{split}_videos")):
+                video_id = f"{split[0].upper()}{index:04d}"
+                rows.writerow(_row(video_id, things(settings, split, index), settings))
+                tasks.append(
+                    {
+                        "path": videos_dir / f"{video_id}.mp4",
+                        "settings": settings,
+                        "split": split,
+                        "index": index,
+                    }
+                )
+    run(write_video, tasks)
+    done.write_text(json.dumps(content), encoding="utf-8")
+
+
+def things(settings: Settings, split: str, index: int) -> list[Thing]:
+    """The objects of one video; the same arguments give the same objects."""
+    rng = _rng(settings, split, index, stream=0)
+    height, width, seconds = settings.height, settings.width, settings.video_seconds
+    parts = [(slice(0, height), slice(0, width))]
+    if rng.random() < 0.5:  # two objects, side by side along the longer side
+        middle = slice(0, width // 2), slice(width // 2, width)
+        parts = [(slice(0, height), part) for part in middle]
+        if height > width:
+            middle = slice(0, height // 2), slice(height // 2, height)
+            parts = [(part, slice(0, width)) for part in middle]
+    has_action = rng.random() < 0.9
+    actor = rng.integers(len(parts))  # the other one may be a distractor
+    made = []
+    for number, part in enumerate(parts):
+        acts = has_action and (number == actor or rng.random() < 0.8)
+        changes = [0.0, seconds]
+        if rng.random() < 0.3:
+            changes.insert(1, round(seconds / 2, 2))
+        chosen = rng.choice(len(CLASSES), size=len(changes) - 1, replace=False)
+        made.append(
+            Thing(
+                part=part,
+                start=rng.random(4),
+                actions=tuple(
+                    (
+                        int(action) if acts else None,
+                        start,
+                        end,
+                        rng.uniform(_SLOWEST, _FASTEST),
+                    )
+                    for action, start, end in zip(
+                        chosen, changes[:-1], changes[1:], strict=True
+                    )
+                ),
+                tremble=0.0 if acts else float(rng.choice([0.0, 0.02])),
+                shape=int(rng.integers(len(_SHAPES))),
+                color=_color(rng),
+                stripes=rng.uniform(3, 7, size=2),
+            )
+        )
+    return made
+
+
+def render(settings: Settings, split: str, index: int) -> np.ndarray:
+    """The frames of one video.  -> uint8 [T, H, W, 3]"""
+    num_frames = round(settings.video_seconds * SOURCE_FPS)
+    seconds = np.arange(num_frames) / SOURCE_FPS
+    rng = _rng(settings, split, index, stream=1)
+    picture = _background(rng, seconds, settings.height, settings.width)
+    for thing in things(settings, split, index):
+        rows, columns = thing.part
+        _draw(picture[:, rows, columns], thing, seconds)
+    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def write_video(path: Path, settings: Settings, split: str, index: int) -> None:
+    """Renders one video into an H.264 file."""
+    import av  # here: what the command line needs of this module is numpy alone
+
+    if "libx264" not in av.codecs_available:
+        raise ValueError(
+            "synthetic: this PyAV has no H.264 encoder (libx264). Install the wheel"
+            " from PyPI: pip install --only-binary=av av"
+        )
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(SOURCE_FPS))
+        stream.width, stream.height = settings.width, settings.height
+        stream.pix_fmt = "yuv420p"
+        # One thread: the bytes depend on how x264 divides the work.
+        stream.thread_count = 1
+        stream.options = {"crf": "16", "preset": "veryfast"}
+        for pixels in render(settings, split, index):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _row(video_id: str, objects: list[Thing], settings: Settings) -> dict[str, str]:
+    actions = [
+        f"c{action:03d} {start:.2f} {end:.2f}"
+        for thing in objects
+        for action, start, end, _ in thing.actions
+        if action is not None
+    ]
+    return {
+        "id": video_id,
+        "script": f"{len(objects)} objects over a moving background.",
+        "actions": ";".join(actions),
+        "length": f"{settings.video_seconds:.2f}",
+    }
+
+
+def _rng(settings: Settings, split: str, index: int, stream: int):
+    return np.random.default_rng(
+        [settings.seed, manifest.SPLITS.index(split), index, stream]
+    )
+
+
+def _color(rng) -> np.ndarray:
+    """A strong colour: one channel bright, one dark, one between.  -> [3]"""
+    return rng.permutation([1.0, 0.05, rng.uniform(0.05, 1.0)])
+
+
+def _background(rng, seconds: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A dim texture of a few waves that drifts any way.  -> [T, H, W, 3]"""
+    y = np.arange(height)[:, None] / height
+    x = np.arange(width) / width
+    drift = rng.uniform(-0.12, 0.12, size=2)
+    picture = np.full((len(seconds), height, width, 3), 0.45)
+    for _ in range(5):
+        waves = rng.integers(-4, 5, size=2)  # whole numbers: it wraps around
+        phase = waves @ drift * seconds[:, None, None] + rng.random()
+        wave = np.sin(2 * np.pi * (waves[0] * x + waves[1] * y + phase))  # [T, H, W]
+        picture += wave[..., None] * rng.uniform(0.01, 0.05, size=3)
+    return picture
+
+
+def _draw(picture: np.ndarray, thing: Thing, seconds: np.ndarray) -> None:
+    """Draws an object into its part of the picture [T, h, w, 3], in place."""
+    height, width = picture.shape[1:3]
+    left, top, phase, angle = (s[:, None, None] for s in thing.states(seconds).T)
+    # Nearest copy of the object, so that it leaves on one side and enters on the other.
+    x = (np.arange(width) - left * width + width / 2) % width - width / 2
+    y = (np.arange(height)[:, None] - top * height + height / 2) % height - height / 2
+    diameter = _SMALLEST * (_LARGEST / _SMALLEST) ** phase * min(height, width)
+    cos, sin = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
+    # Rows grow downwards, so adding to the angle turns clockwise.
+    u = (x * cos + y * sin) / (diameter / 2)  # [T, h, w], -1..1 over the object
+    v = (y * cos - x * sin) / (diameter / 2)
+    inside = _SHAPES[thing.shape](u, v)
+    mask = np.clip(inside * diameter / 2 + 0.5, 0, 1)[..., None]  # soft over one pixel
+    across, along = thing.stripes
+    texture = 0.8 + 0.2 * np.sin(across * u) * np.sin(along * v + 1)  # [T, h, w]
+    picture += mask * (texture[..., None] * thing.color - picture)
+
+
+def _half_disc(u, v):
+    return np.minimum(1 - np.hypot(u, v), v + 0.1)
+
+
+def _triangle(u, v):
+    return np.minimum((0.7 - v) * 0.9, v + 0.9 - 2.2 * np.abs(u))
+
+
+def _corner(u, v):
+    box = np.minimum(0.75 - np.abs(u), 0.75 - np.abs(v))
+    return np.minimum(box, np.maximum(-0.1 - u, v - 0.1))
+
+
+def _drop(u, v):
+    return np.maximum(0.6 - np.hypot(u, v + 0.35), _spike(u, v))
+
+
+def _spike(u, v):
+    return np.minimum(v + 0.35, 0.95 - v - 1.9 * np.abs(u)) * 0.7
+
+
+# None looks the same after half a turn or less, so that every turn can be seen.
+_SHAPES = (_half_disc, _triangle, _corner, _drop)
