@@ -1,6 +1,7 @@
 """Saving a run, going on with it, and reading a trained model back."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,7 +122,9 @@ def _restore(
         status.expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         in_file = sum(name.startswith("model/") for name in shapes) or "no"
-        reason = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())
+        missing = re.findall(r"Variable '([^']+)'", text)[:3]
+        reason = f"not in the file: {', '.join(missing)}, …" if missing else text[:300]
         raise ValueError(
             f"{path}: does not fit this model ({len(model.variables)} variables;"
             f" {in_file} in the file): {reason}. Use the recipe it was trained with,"

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import re
+import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -163,7 +164,7 @@ class _Reader:
         while True:
             try:
                 statement = next(parser, None)
-            except (SyntaxError, ValueError) as error:
+            except (SyntaxError, ValueError, tokenize.TokenError) as error:
                 line = getattr(error, "lineno", None)
                 raise ConfigError(
                     f"{where}{f', line {line}' if line else ''}: cannot be read as gin"

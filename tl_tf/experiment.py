@@ -13,7 +13,6 @@ import tf_keras
 from tl_tf import (
     checkpoint,
     config,
-    cost,
     evaluator,
     losses,
     optim,
@@ -26,8 +25,8 @@ from tl_tf.inputs import video
 
 # Configurables that a mode does not call, so that a recipe's bindings of them may rest.
 _NOT_CALLED = {
-    "train": {"build_evaluator", "eval/clip_dataset", "inspect"},
-    "train_and_eval": {"inspect"},
+    "train": {"evaluate", "build_evaluator", "eval/clip_dataset", "inspect"},
+    "train_and_eval": {"evaluate", "inspect"},
     "eval": {"train", "train/clip_dataset", "warmup_cosine", "inspect"},
 }
 
@@ -169,14 +168,7 @@ def train(
     schedule = optim.warmup_cosine(
         learning_rate * batch_size / learning_rate_clips, total_steps
     )
-    model, optimizer = _build(
-        session,
-        build_model,
-        schedule,
-        clips.info,
-        clips.dataset.element_spec,
-        seed=seed,
-    )
+    model, optimizer = _build(session, build_model, schedule, clips.info, seed=seed)
     iterator = iter(clips.dataset)
     loss = losses.build_loss()
     loop = trainer.Trainer(
@@ -247,8 +239,9 @@ def evaluate(
       ValueError: for a missing or different checkpoint, or broken data.
     """
     clips = _eval_clips(session)
-    spec = clips.dataset.element_spec
-    model, optimizer = _build(session, build_model, 0.0, clips.info, spec)
+    # A schedule, as in training: a bare number would be one more variable to restore.
+    never_used = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
+    model, optimizer = _build(session, build_model, never_used, clips.info)
     evaluation = build_evaluator(
         session, clips, model, optimizer, loss=losses.build_loss()
     )
@@ -357,6 +350,8 @@ def inspect(
       num_frames: T of the input.
       crop_px: H and W of the input.
     """
+    from tl_tf import cost
+
     model = build_model(num_classes)
     counted = cost.count(model, (1, num_frames, crop_px, crop_px, 3))
     report.say(cost.table(counted))
@@ -367,7 +362,6 @@ def _build(
     build_model: Callable[..., tf_keras.Model],
     learning_rate,
     info: records.DatasetInfo,
-    element_spec: dict[str, tf.TensorSpec],
     *,
     seed: int = 0,
 ) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer]:
@@ -375,7 +369,6 @@ def _build(
     tf_keras.utils.set_random_seed(seed)  # of the initial weights; nothing else draws
     with session.strategy.scope():
         model = build_model(len(info.classes))
-        model.build((1, *element_spec["frames"].shape[-4:]))
         optimizer = optim.build_optimizer(learning_rate)
         optimizer.build(model.trainable_variables)
     return model, optimizer

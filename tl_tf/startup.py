@@ -5,6 +5,8 @@ import re
 import socket
 import urllib.parse
 
+from absl import logging
+
 PROBE_SECONDS = 1.5
 _GRPC = re.compile(r"grpc://(?P<host>\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
@@ -18,6 +20,7 @@ def quiet_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("GLOG_minloglevel", "2")
+    logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # what Model Garden builds on
 
 

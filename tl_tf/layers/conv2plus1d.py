@@ -155,17 +155,9 @@ class TokenModule(tf_keras.layers.Layer):
                 f"{self.name}: use_projection needs tokenizer='bottleneck', got "
                 f"{tokenizer!r}."
             )
-        self.config = {
-            "num_tokens": num_tokens,
-            "tokenizer": tokenizer,
-            "mixing": mixing,
-            "beta": beta,
-            "use_norm": use_norm,
-            "zero_init": zero_init,
-            "use_projection": use_projection,
-        }
         self.num_tokens = num_tokens
         self.tokenizer = tokenizer
+        self.use_projection = use_projection
         if tokenizer == "bottleneck":
             self.token_learner = token_learner.BottleneckTokenLearner(
                 num_tokens, use_projection=use_projection, name="token_learner"
@@ -203,7 +195,16 @@ class TokenModule(tf_keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), **self.config}
+        return {
+            **super().get_config(),
+            "num_tokens": self.num_tokens,
+            "tokenizer": self.tokenizer,
+            "mixing": self.token_fuser.mixing,
+            "beta": self.token_fuser.beta_form,
+            "use_norm": self.token_fuser.use_norm,
+            "zero_init": self.token_fuser.zero_init,
+            "use_projection": self.use_projection,
+        }
 
 
 class Conv2Plus1DBlock(tf_keras.layers.Layer):
@@ -240,19 +241,13 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
         super().__init__(**kwargs)
         if not use_conv2d and token_module is None:
             raise ValueError(f"{self.name}: use_conv2d=False needs a token_module.")
-        self.config = {
-            "filters": filters,
-            "inner_filters": inner_filters,
-            "stride": stride,
-            "token_module": token_module,
-            "use_conv2d": use_conv2d,
-            "batch_norm": batch_norm,
-        }
         self.filters = filters
+        self.inner_filters = inner_filters
         self.stride = stride
+        self.token_module_options = token_module
+        self.use_conv2d = use_conv2d
         self.batch_norm = batch_norm
         self.has_token_module = token_module is not None
-        self.use_conv2d = use_conv2d
 
         self.expand = conv(
             inner_filters, 1, strides=1 if use_conv2d else stride, name="expand"
@@ -306,4 +301,14 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), **self.config}
+        options = self.token_module_options
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "inner_filters": self.inner_filters,
+            "stride": self.stride,
+            # Keras wraps a dict that is an attribute; JSON takes only a plain one.
+            "token_module": None if options is None else dict(options),
+            "use_conv2d": self.use_conv2d,
+            "batch_norm": self.batch_norm,
+        }

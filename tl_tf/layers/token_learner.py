@@ -281,6 +281,7 @@ class TokenFuser(tf_keras.layers.Layer):
         tf.debugging.assert_shapes(
             [(y, ("B", "T", "S", "C")), (x, ("B", "T", "N", "C"))], message=self.name
         )
+        x = tf.cast(x, y.dtype)  # a Keras policy casts the first argument only
         if self.use_norm:
             y = self.norm_before_mix(y)
         y = self._mix(y)  # [B, T, S, C]
