@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import reference
+from tests.contract import check_layer, random_normal
+from tl_tf.layers import vector_attention
+
+B, N, C = 2, 19, 5  # N is no multiple of CHUNK_SIZE
+SIZES = {"B": B, "N": N, "C": C}
+
+
+def inputs(b=B, n=N, c=C, scale=2.0):
+    return [tf.constant(random_normal(b, n, c, seed=i, scale=scale)) for i in range(3)]
+
+
+def outputs_and_gradients(q, k, v, implementation):
+    """y, dq, dk, dv for a fixed random dy."""
+    dy = tf.constant(random_normal(*q.shape, seed=9), q.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([q, k, v])
+        y = vector_attention.vector_attention(q, k, v=v, implementation=implementation)
+    return [y, *tape.gradient(y, [q, k, v], output_gradients=dy)]
+
+
+def exact_outputs_and_gradients(q, k, v):
+    """The same in float64, by the softmax's derivative written out."""
+    dy = random_normal(*q.shape, seed=9).astype(np.float64)
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    p = reference.softmax(q[:, :, None] * k[:, None], axis=2)  # [B, N, N, C]
+    y = (p * v[:, None]).sum(axis=2)
+    dp = dy[:, :, None] * v[:, None]
+    ds = p * (dp - (p * dp).sum(axis=2, keepdims=True))
+    dq = (ds * k[:, None]).sum(axis=2)
+    dk = (ds * q[:, :, None]).sum(axis=1)
+    return [y, dq, dk, (p * dy[:, :, None]).sum(axis=1)]
+
+
+def assert_all_close(got, want, tolerance):
+    for x, expected in zip(got, want, strict=True):
+        limit = tolerance * np.abs(expected).max()
+        np.testing.assert_allclose(np.asarray(x), expected, rtol=0, atol=limit)
+
+
+def test_vector_transformer_keeps_the_contract():
+    check_layer(vector_attention.VectorTransformer(), SIZES)
+
+
+@pytest.mark.parametrize("implementation", vector_attention.IMPLEMENTATIONS)
+def test_vector_attention_is_equation_3(implementation):
+    q, k, v = inputs()
+    y = vector_attention.vector_attention(q, k, v=v, implementation=implementation)
+    np.testing.assert_allclose(y, reference.vector_attention(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("implementation", ["naive", "chunked"])
+@pytest.mark.parametrize("n", [1, 8, 19, 64])
+def test_gradients_are_exact(n, implementation, jit_compile):
+    tensors = inputs(n=n)
+    function = tf.function(outputs_and_gradients, jit_compile=jit_compile)
+    got = function(*tensors, implementation)
+    assert_all_close(got, exact_outputs_and_gradients(*tensors), tolerance=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda q, k, v: (q, k + 30, v - 50),  # far from zero
+        lambda q, k, v: (q * 40, k, v),  # saturated: one key takes all
+        lambda q, k, v: (q * 0, k, v),  # the mean of v
+        lambda q, k, v: (q, k * 0 + 3, v),  # equal keys
+        lambda q, k, v: (-q, k, v * 0 + 2),  # equal values
+    ],
+)
+def test_extreme_inputs_stay_finite_and_exact(change):
+    tensors = change(*inputs())
+    got = outputs_and_gradients(*tensors, "chunked")
+    want = exact_outputs_and_gradients(*tensors)
+    for x, expected in zip(got, want, strict=True):
+        limit = 1e-4 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(x, expected, rtol=0, atol=limit)
+
+
+def test_bfloat16_attends_in_float32():
+    tensors = [tf.cast(x, tf.bfloat16) for x in inputs()]
+    y = vector_attention.vector_attention(tensors[0], tensors[1], v=tensors[2])
+    assert y.dtype == tf.bfloat16
+    want = reference.vector_attention(*(tf.cast(x, tf.float32) for x in tensors))
+    # As far off as rounding the exact result to 8 bits.
+    np.testing.assert_allclose(tf.cast(y, tf.float32), want, rtol=2**-8, atol=1e-6)
+
+
+def test_token_order_does_not_matter():
+    layer = vector_attention.VectorTransformer()
+    x = inputs()[0]
+    np.testing.assert_allclose(layer(x[:, ::-1]), layer(x)[:, ::-1], atol=1e-5)
+
+
+def largest_tensor(graph) -> int:
+    """Elements of the largest static tensor of a graph and all its functions."""
+    sizes = [
+        output.shape.num_elements() or 0
+        for op in graph.get_operations()
+        for output in op.outputs
+        if output.shape.is_fully_defined()
+    ]
+    bodies = [
+        graph._get_function(name).graph
+        for name in (function.name for function in graph._functions.values())
+        if hasattr(graph._get_function(name), "graph")
+    ]
+    return max([*sizes, *(largest_tensor(body) for body in bodies)])
+
+
+def test_chunked_gradient_never_holds_n_by_n_by_c():
+    n, c = 96, 7
+    q = tf.TensorSpec([1, n, c])
+    traced = tf.function(outputs_and_gradients)
+    for implementation, is_large in (("naive", True), ("chunked", False)):
+        graph = traced.get_concrete_function(q, q, q, implementation).graph
+        assert (largest_tensor(graph) >= n * n * c) == is_large
+
+
+def test_unknown_implementation_is_refused():
+    with pytest.raises(ValueError, match=r"must be one of \('auto', .* got 'fast'"):
+        vector_attention.VectorTransformer("fast")
+    q, k, v = inputs()
+    with pytest.raises(ValueError, match="vector_attention: implementation must be"):
+        vector_attention.vector_attention(q, k, v=v, implementation="fast")
