@@ -96,9 +96,10 @@ def merge(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
 def table(info: records.DatasetInfo) -> str:
     """The description as text for people."""
     raw = info.raw
+    classes = f"{len(info.classes)} classes ({raw['label_kind']})"
     lines = [
         f"{info.folder}: {info.fps:g} fps, short side {info.short_side} px, JPEG"
-        f" quality {raw['jpeg_quality']}, {len(info.classes)} classes ({raw['label_kind']})",
+        f" quality {raw['jpeg_quality']}, {classes}",
         f"{'split':6}{'expected':>9}{'built':>7}{'skipped':>8}{'no label':>9}"
         f"{'frames':>10}{'hours':>7}{'MB':>9}{'shards':>7}",
     ]

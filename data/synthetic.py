@@ -13,6 +13,7 @@ distractor that stands still or trembles; one video in ten has distractors only.
 
 import csv
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -175,27 +176,25 @@ def things(settings: Settings, split: str, index: int) -> list[Thing]:
             parts = [(part, slice(0, width)) for part in middle]
     has_action = rng.random() < 0.9
     actor = rng.integers(len(parts))  # the other one may be a distractor
+    actions = list(rng.permutation(len(CLASSES)))
     made = []
     for number, part in enumerate(parts):
         acts = has_action and (number == actor or rng.random() < 0.8)
         changes = [0.0, seconds]
         if rng.random() < 0.3:
             changes.insert(1, round(seconds / 2, 2))
-        chosen = rng.choice(len(CLASSES), size=len(changes) - 1, replace=False)
         made.append(
             Thing(
                 part=part,
                 start=rng.random(4),
                 actions=tuple(
                     (
-                        int(action) if acts else None,
+                        int(actions.pop()) if acts else None,
                         start,
                         end,
                         rng.uniform(_SLOWEST, _FASTEST),
                     )
-                    for action, start, end in zip(
-                        chosen, changes[:-1], changes[1:], strict=True
-                    )
+                    for start, end in itertools.pairwise(changes)
                 ),
                 tremble=0.0 if acts else float(rng.choice([0.0, 0.02])),
                 shape=int(rng.integers(len(_SHAPES))),
@@ -268,16 +267,18 @@ def _color(rng) -> np.ndarray:
 
 def _background(rng, seconds: np.ndarray, height: int, width: int) -> np.ndarray:
     """A dim texture of a few waves that drifts any way.  -> [T, H, W, 3]"""
-    y = np.arange(height)[:, None] / height
-    x = np.arange(width) / width
+    waves = rng.integers(-4, 5, size=(5, 2))  # whole numbers: it wraps around
     drift = rng.uniform(-0.12, 0.12, size=2)
-    picture = np.full((len(seconds), height, width, 3), 0.45)
-    for _ in range(5):
-        waves = rng.integers(-4, 5, size=2)  # whole numbers: it wraps around
-        phase = waves @ drift * seconds[:, None, None] + rng.random()
-        wave = np.sin(2 * np.pi * (waves[0] * x + waves[1] * y + phase))  # [T, H, W]
-        picture += wave[..., None] * rng.uniform(0.01, 0.05, size=3)
-    return picture
+    strength = rng.uniform(0.01, 0.05, size=(5, 3))
+    y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
+    place = np.tensordot(waves, [x, y], axes=1) + rng.random((5, 1, 1))  # [5, H, W]
+    moment = seconds[:, None] * (waves @ drift)  # [T, 5]
+    # sin(place + moment), written so that its parts are computed once each.
+    place, moment = 2 * np.pi * place, 2 * np.pi * moment
+    parts = np.concatenate([np.sin(place), np.cos(place)])  # [10, H, W]
+    parts = parts[..., None] * np.tile(strength, (2, 1))[:, None, None]  # [10, H, W, 3]
+    weights = np.concatenate([np.cos(moment), np.sin(moment)], axis=1)  # [T, 10]
+    return 0.45 + np.tensordot(weights, parts, axes=1)
 
 
 def _draw(picture: np.ndarray, thing: Thing, seconds: np.ndarray) -> None:
