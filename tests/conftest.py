@@ -8,6 +8,14 @@ from tl_tf import startup
 
 startup.quiet_tensorflow()  # before anything imports TensorFlow
 
+import tensorflow as tf  # noqa: E402
+
+# Two logical CPUs for every test: devices cannot be added once TensorFlow has started.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
 
 @pytest.fixture(autouse=True)
 def _collect_garbage():

@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import toy_model
+from tl_tf import evaluator, losses, optim, runtime
+
+V, K = 2, toy_model.K
+IDS = [["a", "b"], ["c", "d", "e"]]  # 5 videos in 2 shards
+
+
+def rows(seed: int = 5) -> dict[str, np.ndarray]:
+    """The five videos in order, and one row of padding."""
+    rng = np.random.default_rng(seed)
+    shape = [6, V, toy_model.T, toy_model.H, toy_model.W, 3]
+    labels = np.zeros([6, K], np.float32)
+    labels[[0, 1, 2, 3, 3], [0, 1, 2, 3, 0]] = 1  # video e has none
+    return {
+        "frames": rng.integers(0, 256, shape, dtype=np.uint8),
+        "labels": labels,
+        "mask": np.array([1, 1, 1, 1, 1, 0], np.float32),
+        "shard": np.array([0, 0, 1, 1, 1, -1], np.int32),
+        "record": np.array([0, 1, 0, 1, 2, -1], np.int32),
+        "starts": np.tile(np.array([0, 4], np.int32), [6, 1]),
+    }
+
+
+def make(data, *, merge="max", strategy=None, kind="sigmoid", **kwargs):
+    strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        model = toy_model.ToyModel()
+        optimizer = optim.build_optimizer(0.1, ema_decay=kwargs.pop("ema_decay", None))
+        optimizer.build(model.trainable_variables)
+    found = []
+    loop = evaluator.Evaluator(
+        model,
+        optimizer,
+        loss=losses.build_loss(kind),
+        strategy=strategy,
+        batches=tf.data.Dataset.from_tensor_slices(data).batch(2),
+        num_batches=3,
+        video_ids=kwargs.pop("video_ids", IDS),
+        merge=merge,
+        on_result=found.append,
+        **kwargs,
+    )
+    return loop, found
+
+
+def expected_scores(data, model) -> np.ndarray:
+    frames = data["frames"][:5].astype(np.float64) / 127.5 - 1
+    logits = frames.mean(axis=(2, 3, 4)) @ model.kernel.numpy()  # [5, V, K]
+    return 1 / (1 + np.exp(-logits))
+
+
+@pytest.mark.parametrize("merge", ["max", "mean"])
+def test_views_are_merged_and_padding_is_dropped(merge):
+    data = rows()
+    loop, found = make(data, merge=merge)
+    output = loop.evaluate(tf.constant(-1))
+    (evaluation,) = found
+    scores = expected_scores(data, loop.model)
+    np.testing.assert_allclose(evaluation.view_scores, scores, rtol=1e-5)
+    assert evaluation.video_ids == ["a", "b", "c", "d", "e"]
+    merged = scores.max(axis=1) if merge == "max" else scores.mean(axis=1)
+    merged[4] = -1  # no label: last
+    labels = data["labels"][:5]
+    by_hand = []
+    for k in range(K):
+        order = np.argsort(-merged[:, k], kind="stable")
+        hits = labels[order, k]
+        precisions = np.cumsum(hits) / np.arange(1, 6)
+        by_hand.append((precisions * hits).sum() / hits.sum())
+    np.testing.assert_allclose(evaluation.per_class, by_hand, rtol=1e-12)
+    assert output["eval/map"] == pytest.approx(np.mean(by_hand))
+
+
+def test_two_replicas_see_what_one_sees():
+    data = rows()
+    one, one_found = make(data)
+    two, two_found = make(data, strategy=toy_model.two_replicas())
+    one.evaluate(tf.constant(-1))
+    two.evaluate(tf.constant(-1))
+    assert two_found[0].video_ids == one_found[0].video_ids
+    np.testing.assert_allclose(
+        two_found[0].view_scores, one_found[0].view_scores, rtol=1e-6
+    )
+
+
+def test_the_order_of_the_batches_does_not_matter():
+    data = rows()
+    shuffled = {name: values[[3, 5, 0, 4, 2, 1]] for name, values in data.items()}
+    first, first_found = make(data)
+    second, second_found = make(shuffled)
+    first.evaluate(tf.constant(-1))
+    second.evaluate(tf.constant(-1))
+    assert second_found[0].video_ids == first_found[0].video_ids
+    np.testing.assert_array_equal(second_found[0].labels, first_found[0].labels)
+    assert second_found[0].values == pytest.approx(first_found[0].values)
+
+
+def test_a_video_that_was_not_seen_is_named():
+    data = rows()
+    data["mask"][3] = 0
+    loop, _ = make(data)
+    with pytest.raises(
+        ValueError, match="each of 5 videos once, got 1 not at all, as d"
+    ):
+        loop.evaluate(tf.constant(-1))
+
+
+def test_a_video_that_was_seen_twice_is_an_error():
+    data = rows()
+    data["mask"][5], data["shard"][5], data["record"][5] = 1, 0, 1
+    loop, _ = make(data)
+    with pytest.raises(ValueError, match="0 not at all and 1 too often"):
+        loop.evaluate(tf.constant(-1))
+
+
+def test_averaged_weights_are_evaluated_and_taken_out_again():
+    data = rows()
+    loop, found = make(data, ema_decay=0.9)
+    raw = loop.model.kernel.numpy()
+    loop.model.kernel.assign(raw + 5.0)
+    loop.evaluate(tf.constant(-1))  # the average is still the first value
+    plain, plain_found = make(data)
+    plain.evaluate(tf.constant(-1))
+    np.testing.assert_allclose(
+        found[0].view_scores, plain_found[0].view_scores, rtol=1e-6
+    )
+    np.testing.assert_allclose(loop.model.kernel.numpy(), raw + 5.0, rtol=1e-6)
+
+
+def test_single_label_data_gets_top_1_and_top_5():
+    data = rows()
+    data["labels"][:] = np.eye(K, dtype=np.float32)[[0, 1, 2, 3, 0, 0]]
+    loop, found = make(data, kind="softmax")
+    output = loop.evaluate(tf.constant(-1))
+    best = expected_scores(data, loop.model).max(axis=1)  # sigmoid ranks views alike
+    assert set(output) == {"eval/top1", "eval/loss"}  # 4 classes: no top 5
+    assert found[0].per_class is None
+    assert best.shape == (5, K)
+
+
+def test_the_maps_of_the_first_view_can_be_looked_at():
+    data = rows()
+    loop, _ = make(data)
+    loop.evaluate(tf.constant(-1))
+    frames, labels, maps = loop.look()
+    np.testing.assert_array_equal(frames, data["frames"][:2, 0])
+    np.testing.assert_array_equal(labels, data["labels"][:2])
+    expected = (data["frames"][:2, 0] / 127.5 - 1).mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(maps["block_0/token_maps"], expected, atol=1e-5)
+
+
+def test_broken_input_is_explained():
+    data = tf.data.Dataset.from_tensor_slices(rows()).batch(2)
+    spoilt = data.map(
+        lambda batch: {
+            **batch,
+            "mask": tf.debugging.check_numerics(batch["mask"] / 0.0, "spoilt"),
+        }
+    )
+    loop, _ = make(rows(), explain_data_error=lambda error: "shard 1, record 2: broken")
+    loop._batches = spoilt
+    with pytest.raises(ValueError, match="^shard 1, record 2: broken$"):
+        loop.evaluate(tf.constant(-1))
+
+
+def test_another_merge_is_refused():
+    with pytest.raises(ValueError, match=r"one of \['max', 'mean'\], got 'median'"):
+        make(rows(), merge="median")
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_eval_step_compiles(precision):
+    runtime.configure_runtime(None, precision=precision)
+    loop, _ = make(rows(), strategy=tf.distribute.get_strategy())
+    frames = tf.constant(rows()["frames"][:3, 0])
+    logits = tf.function(loop.replica_step, jit_compile=True)(frames)
+    assert logits.shape == (3, K)

@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import toy_model
+from tl_tf import losses, optim, runtime, trainer
+from tl_tf.models import x2p1d
+
+
+def one_device():
+    return tf.distribute.OneDeviceStrategy("/cpu:0")
+
+
+def make(strategy=None, *, batch_size=6, rate=0.0, data=None, momentum=0.0, **kwargs):
+    strategy = strategy or one_device()
+    with strategy.scope():
+        model = toy_model.ToyModel(rate)
+        optimizer = optim.build_optimizer(0.5, momentum=momentum)
+        optimizer.build(model.trainable_variables)
+    data = toy_model.batches(batch_size) if data is None else data
+    return trainer.Trainer(
+        model,
+        optimizer,
+        loss=losses.build_loss("sigmoid"),
+        strategy=strategy,
+        iterator=iter(data),
+        seed=11,
+        **kwargs,
+    )
+
+
+def kernel(loop) -> np.ndarray:
+    return loop.model.kernel.numpy()
+
+
+def gradient_by_hand(batch, weights) -> np.ndarray:
+    """Of the mean over clips and classes of the sigmoid cross entropy."""
+    frames = batch["frames"].numpy().astype(np.float64) / 127.5 - 1
+    pooled = frames.mean(axis=(1, 2, 3))  # [B, 3]
+    probabilities = 1 / (1 + np.exp(-(pooled @ weights)))
+    errors = (probabilities - batch["labels"].numpy()) / toy_model.K / len(pooled)
+    return pooled.T @ errors
+
+
+def test_one_step_by_hand():
+    loop = make()
+    start = kernel(loop)
+    batch = next(iter(toy_model.batches(6)))
+    output = loop.train(tf.constant(1))
+    gradient = gradient_by_hand(batch, start)
+    np.testing.assert_allclose(kernel(loop), start - 0.5 * gradient, rtol=1e-5)
+    assert output["train/gradient_norm"] == pytest.approx(
+        np.linalg.norm(gradient), rel=1e-4
+    )
+    assert output["train/learning_rate"] == 0.5
+    assert int(loop.optimizer.iterations) == 1
+
+
+def test_clipping_keeps_the_direction_and_bounds_the_norm():
+    loop = make(clip_norm=0.01)
+    start = kernel(loop)
+    loop.train(tf.constant(1))
+    gradient = gradient_by_hand(next(iter(toy_model.batches(6))), start)
+    expected = start - 0.5 * gradient * 0.01 / np.linalg.norm(gradient)
+    np.testing.assert_allclose(kernel(loop), expected, rtol=1e-5)
+
+
+def test_accumulation_changes_nothing():
+    whole, parts = make(), make(accumulation_steps=3)
+    whole_output = whole.train(tf.constant(4))
+    parts_output = parts.train(tf.constant(4))
+    np.testing.assert_allclose(kernel(parts), kernel(whole), rtol=1e-5)
+    assert parts_output["train/loss"] == pytest.approx(whole_output["train/loss"])
+
+
+def test_two_replicas_equal_one():
+    one, two = make(), make(toy_model.two_replicas())
+    one_output = one.train(tf.constant(4))
+    two_output = two.train(tf.constant(4))
+    np.testing.assert_allclose(kernel(two), kernel(one), rtol=1e-5)
+    for tag in ("train/loss", "train/gradient_norm"):
+        assert two_output[tag] == pytest.approx(one_output[tag], rel=1e-5)
+
+
+def test_compiled_equals_interpreted():
+    plain, compiled = make(), make(jit_compile=True)
+    plain.train(tf.constant(3))
+    compiled.train(tf.constant(3))
+    np.testing.assert_allclose(kernel(compiled), kernel(plain), rtol=1e-5)
+
+
+def test_the_loss_is_the_mean_over_the_loop():
+    single = make()
+    losses_of_steps = [single.train(tf.constant(1))["train/loss"] for _ in range(3)]
+    assert make().train(tf.constant(3))["train/loss"] == pytest.approx(
+        np.mean(losses_of_steps)
+    )
+
+
+def test_the_same_seed_draws_the_same_dropout_and_steps_differ():
+    first, second = make(rate=0.5), make(rate=0.5)
+    a = [first.train(tf.constant(1))["train/loss"] for _ in range(3)]
+    assert a == [second.train(tf.constant(1))["train/loss"] for _ in range(3)]
+    same_batch = toy_model.batches(6, count=1)
+    still = make(rate=0.5, data=same_batch)
+    still.optimizer.learning_rate.assign(0.0)
+    assert len({still.train(tf.constant(1))["train/loss"] for _ in range(3)}) > 1
+
+
+def test_seeds_differ_by_step_and_replica():
+    seeds = {
+        tuple(runtime.step_seed(seed, step, replica).numpy())
+        for seed in (0, 1)
+        for step in range(3)
+        for replica in range(4)
+    }
+    assert len(seeds) == 2 * 3 * 4
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step():
+    data = toy_model.batches(6, count=3)
+
+    def poison(index, batch):
+        bad = tf.where(index == 4, np.nan, 1.0)
+        return {**batch, "labels": batch["labels"] * tf.cast(bad, tf.float32)}
+
+    loop = make(data=data.enumerate().map(poison))
+    loop.train(tf.constant(3))
+    with pytest.raises(
+        trainer.NonFiniteLossError, match="became nan at step 5 .*finite"
+    ):
+        loop.train(tf.constant(3))
+
+
+def test_broken_input_is_explained():
+    def broken():
+        raise tf.errors.DataLossError(None, None, "corrupted record at 12")
+
+    loop = make(explain_data_error=lambda error: f"shard 3: {error.message}")
+    spec = loop.iterator.element_spec
+
+    class Broken:
+        element_spec = spec
+
+        def __next__(self):
+            broken()
+
+    loop.iterator = Broken()
+    with pytest.raises(ValueError, match="^shard 3: corrupted record at 12$"):
+        loop.train(tf.constant(1))
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    text = "batch of 6 clips does not divide into 2 replicas x 2 accumulation steps"
+    with pytest.raises(ValueError, match=text):
+        make(toy_model.two_replicas(), accumulation_steps=2)
+
+
+def test_the_first_batch_is_shown_once():
+    shown = []
+    loop = make(on_first_batch=shown.append)
+    loop.train(tf.constant(2))
+    loop.train(tf.constant(2))
+    assert len(shown) == 1
+    assert shown[0]["frames"].shape == (6, toy_model.T, toy_model.H, toy_model.W, 3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_whole_train_step_compiles_with_static_shapes(precision):
+    runtime.configure_runtime(None, precision=precision)
+    strategy = tf.distribute.get_strategy()
+    model = x2p1d.build_x2p1d(
+        toy_model.K,
+        num_frames=4,
+        width=0.2,
+        stage_depths=(1, 1, 1, 1),
+        module="token_learner",
+        module_blocks=(0,),
+        num_tokens=3,
+    )
+    optimizer = optim.build_optimizer(optim.warmup_cosine(0.1, 10), ema_decay=0.9)
+    optimizer.build(model.trainable_variables)
+    frames = tf.zeros([2, 4, 32, 40, 3], tf.uint8)
+    labels = tf.ones([2, toy_model.K])
+    data = tf.data.Dataset.from_tensors({"frames": frames, "labels": labels})
+    loop = trainer.Trainer(
+        model,
+        optimizer,
+        loss=losses.build_loss("sigmoid"),
+        strategy=strategy,
+        iterator=iter(data.repeat()),
+        seed=1,
+        clip_norm=1.0,
+    )
+    step = tf.function(loop.replica_step, jit_compile=True)
+    loss, norm = step(frames, labels)
+    assert np.isfinite([loss, norm]).all()
+    assert all(v.dtype == tf.float32 for v in model.trainable_variables)
+    hlo = step.experimental_get_compiler_ir(frames, labels)(
+        stage="hlo", platform_name="CPU"
+    )
+    assert "<=" not in hlo  # a bounded, hence dynamic, dimension
+    assert int(optimizer.iterations) == 1
