@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from tl_tf import visualize
+
+T, H, W, S = 11, 30, 50, 3
+
+
+def frames(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, [T, H, W, 3], dtype=np.uint8)
+
+
+def test_a_strip_shows_the_frames():
+    clip = np.zeros([T, H, W, 3], np.uint8)
+    clip[..., 0] = 255  # red
+    strip = visualize.frame_strip(clip, title="left, up")
+    assert strip.dtype == np.uint8 and strip.shape[2] == 3
+    assert strip.shape[1] > 5 * strip.shape[0]  # eight frames side by side
+    red = (strip == [255, 0, 0]).all(axis=-1)
+    assert red.mean() > 0.3
+
+
+def test_a_short_clip_is_shown_whole():
+    strip = visualize.frame_strip(frames()[:2], title="two")
+    assert strip.shape[1] < 3 * strip.shape[0]
+
+
+def test_a_sheet_is_bright_where_the_token_looks():
+    clip = np.full([T, H, W, 3], 40, np.uint8)
+    maps = np.zeros([T, 3, 5, S], np.float32)
+    maps[:, :, 0, 1] = 1.0  # token 1 looks at the left edge
+    sheet = visualize.token_map_sheet(clip, maps, title="t").astype(int)
+    rows = np.array_split(sheet.sum(axis=-1)[30:], 1 + S)  # title, then the rows
+    width = sheet.shape[1] // 8
+    bright = [row[:, 30 : width // 2].mean() - row[:, width // 2 : width].mean()
+              for row in rows]  # fmt: skip
+    assert bright[2] == max(bright)
+
+
+def test_maps_may_be_fewer_than_frames_and_square_cells_are_not_needed():
+    maps = np.random.default_rng(1).random([4, 2, 3, S]).astype(np.float32)
+    sheet = visualize.token_map_sheet(frames(), maps, title="", names=["a", "b", "c"])
+    assert sheet.shape[2] == 3
+
+
+@pytest.mark.parametrize("count, shown", [(1, [0]), (3, [0, 1, 2]), (9, 8)])
+def test_frames_are_chosen_evenly(count, shown):
+    found = visualize._evenly(count, 8)
+    assert len(found) == shown if isinstance(shown, int) else found.tolist() == shown
+    assert found[0] == 0 and found[-1] == count - 1
