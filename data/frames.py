@@ -8,6 +8,8 @@ The rules, for a video whose first frame is shown at time 0:
 - The picture is turned and mirrored as the file's display matrix says, its pixels are
   made square, and it shrinks until its short side is `short_side` pixels.  A smaller
   video keeps its size: training resizes anyway, and made-up pixels only cost disk.
+- Time stamps are rounded to ticks of the file (1 ms in Matroska), so a frame may come
+  half a tick early, or half a millisecond where ticks are coarser.
 - A damaged packet is passed over and the frame before it held.  A video is refused as
   truncated when less than 90 % of its claimed time can be decoded, and as damaged when
   more than 10 % of its packets are.
@@ -47,8 +49,6 @@ MAX_DAMAGED_SHARE = Fraction(1, 10)
 MAX_SIDE_PX = 8192
 MAX_ASPECT = 16
 MAX_VIDEO_BYTES = 1 << 30  # of JPEG; a protocol buffer ends at 2 GiB
-# Matroska and Flash round time stamps to milliseconds, so one may come late by half.
-ROUNDING_SECONDS = Fraction(1, 2000)
 _RESIZE = (
     Interpolation.BICUBIC  # widened by swscale when it shrinks: no aliasing
     | Interpolation.ACCURATE_RND
@@ -136,6 +136,7 @@ class _Sampler:
         self.jpegs: list[bytes] = []
         self.num_bytes = 0
         self.size: tuple[int, int] | None = None  # of every frame, before turning
+        self.early = min((self.stream.time_base or 0) / 2, Fraction(1, 2000))
         self.reformatter = VideoReformatter()
         self.origin = Fraction(0)  # time stamp of the first frame
         self.packets = self.damaged = 0
@@ -173,7 +174,7 @@ class _Sampler:
         jpeg = None
         while True:
             moment = self.start + len(self.jpegs) * self.interval
-            if moment >= until - ROUNDING_SECONDS:
+            if moment >= until - self.early:
                 return
             if moment - self.start >= self.max_seconds:
                 raise VideoError(
@@ -268,12 +269,11 @@ class _Sampler:
 
     def _claimed_seconds(self) -> Fraction:
         if self.stream.duration and self.stream.time_base:
-            return self.stream.duration * self.stream.time_base
-        if self.container.duration:
-            # Containers without a duration per stream count from 0, not from the
-            # first frame.
-            return Fraction(self.container.duration, av.time_base) - self.origin
-        return Fraction(0)
+            claimed = self.stream.duration * self.stream.time_base
+        else:
+            claimed = Fraction(self.container.duration or 0, av.time_base)
+        # Matroska and Flash count from 0, the others from the first frame.
+        return claimed - max(self.origin, 0)
 
     def _no_frames(self) -> str:
         name = self.stream.codec_context.name

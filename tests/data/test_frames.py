@@ -1,0 +1,293 @@
+import shutil
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from data import frames
+from tests.data import videos
+
+needs_media = pytest.mark.skipif(
+    not videos.MEDIA.is_dir(), reason="needs ../shared/media"
+)
+
+
+def extract(path, fps=12, short_side=256, max_seconds=100, **kwargs):
+    return frames.extract(
+        path, fps=fps, short_side=short_side, max_seconds=max_seconds, **kwargs
+    )
+
+
+def refusal(path, **kwargs) -> frames.VideoError:
+    with pytest.raises(frames.VideoError) as error:
+        extract(path, **kwargs)
+    assert error.value.reason in frames.REASONS
+    assert str(path) not in error.value.detail  # reports must not depend on the folder
+    return error.value
+
+
+# Frame k is the last one whose time stamp is at most k / 12 seconds.
+@pytest.mark.parametrize(
+    "suffix, fps, count, want",
+    [
+        ("mp4", 24, 11, [0, 2, 4, 6, 8, 10]),
+        ("mp4", 30, 11, [0, 2, 5, 7, 10]),
+        ("mp4", 10, 7, [0, 0, 1, 2, 3, 4, 5, 5, 6]),
+        ("mp4", Fraction(30000, 1001), 11, [0, 2, 4, 7, 9]),
+        ("mkv", 24, 11, [0, 2, 4, 6, 8, 10]),  # rounds time stamps to milliseconds
+        ("avi", 24, 11, [0, 2, 4, 6, 8, 10]),
+    ],
+)
+def test_constant_rate(tmp_path, suffix, fps, count, want):
+    codec = "mpeg4" if suffix == "avi" else "libx264"
+    path = videos.write_video(
+        tmp_path / f"v.{suffix}", videos.numbered(count), fps=fps, codec=codec
+    )
+    assert videos.numbers(extract(path)) == want
+
+
+def test_variable_rate_holds_each_frame_until_the_next(tmp_path):
+    path = videos.write_video(
+        tmp_path / "v.mp4",
+        videos.numbered(5),
+        milliseconds=[0, 10, 300, 320, 700],
+        fps=1000,
+    )
+    # At 0, 83, 167, 250, 333, 417, 500, 583, 667 ms; the last frame comes after that.
+    assert videos.numbers(extract(path))[:9] == [0, 1, 1, 1, 3, 3, 3, 3, 3]
+
+
+def test_first_frame_is_time_zero_whatever_its_stamp(tmp_path):
+    path = videos.write_video(
+        tmp_path / "v.mkv",
+        videos.numbered(4),
+        milliseconds=[5000, 5083, 5167, 5250],
+        fps=12,
+    )
+    assert videos.numbers(extract(path)) == [0, 1, 2, 3]
+
+
+def test_start_and_end(tmp_path):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(24))
+    video = extract(path, start_seconds=0.25, end_seconds=0.5)
+    assert videos.numbers(video) == [6, 8, 10]
+    error = refusal(path, start_seconds=1.5)
+    assert (error.reason, error.detail) == (
+        "no_frames",
+        "starts at 1.5 s, past its end at 1 s",
+    )
+
+
+def test_one_frame_gives_one_frame(tmp_path):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(1))
+    assert videos.numbers(extract(path)) == [0]
+
+
+@pytest.mark.parametrize(
+    "height, width, want",
+    [(36, 48, (24, 32)), (48, 36, (32, 24)), (36, 50, (24, 33)), (20, 28, (20, 28))],
+)
+def test_short_side_shrinks_and_never_grows(tmp_path, height, width, want):
+    pictures = videos.numbered(2, height=height, width=width)
+    video = extract(videos.write_video(tmp_path / "v.mp4", pictures), short_side=24)
+    assert (video.height, video.width) == want
+    assert videos.decode(video.frames[0]).shape == (*want, 3)
+
+
+@pytest.mark.parametrize(
+    "aspect, want",
+    [(Fraction(16, 9), (36, 85)), (Fraction(1, 2), (36, 24)), (None, (36, 48))],
+)
+def test_pixels_become_square(tmp_path, aspect, want):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(2), aspect=aspect)
+    video = extract(path)
+    assert (video.height, video.width) == want
+
+
+def _corners(picture: np.ndarray) -> list[bool]:
+    """Brightness of the corners, clockwise from the top left."""
+    h, w = picture.shape[0] // 4, picture.shape[1] // 4
+    cells = picture[:h, :w], picture[:h, -w:], picture[-h:, -w:], picture[-h:, :w]
+    return [bool(cell.mean() > 128) for cell in cells]
+
+
+# set_display_rotation counts counter-clockwise and mirrors after turning.
+@pytest.mark.parametrize(
+    "rotation, hflip, corners, size",
+    [
+        (0, False, [1, 1, 0, 0], (36, 48)),
+        (90, False, [1, 0, 0, 1], (48, 36)),
+        (-90, False, [0, 1, 1, 0], (48, 36)),
+        (180, False, [0, 0, 1, 1], (36, 48)),
+    ],
+)
+def test_rotation(tmp_path, rotation, hflip, corners, size):
+    picture = np.zeros((36, 48, 3), np.uint8)
+    picture[:18] = 255  # the upper half
+    path = videos.write_video(
+        tmp_path / "v.mp4", [picture] * 2, rotation=rotation, hflip=hflip
+    )
+    video = extract(path)
+    assert (video.height, video.width) == size
+    assert _corners(videos.decode(video.frames[0])) == [bool(c) for c in corners]
+
+
+def test_mirroring(tmp_path):
+    picture = np.zeros((36, 48, 3), np.uint8)
+    picture[:, :24] = 255  # the left half
+    path = videos.write_video(tmp_path / "v.mp4", [picture] * 2, rotation=0, hflip=True)
+    video = extract(path)
+    assert _corners(videos.decode(video.frames[0])) == [False, True, True, False]
+
+
+def test_colours_survive(tmp_path):
+    picture = np.zeros((36, 48, 3), np.uint8)
+    picture[:] = (200, 40, 90)
+    path = videos.write_video(tmp_path / "v.mp4", [picture] * 2)
+    pixels = videos.decode(extract(path).frames[0])
+    np.testing.assert_allclose(pixels.mean((0, 1)), (200, 40, 90), atol=6)
+
+
+def test_the_same_bytes_twice(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (9, 36, 48, 3), np.uint8)
+    path = videos.write_video(tmp_path / "v.mp4", pictures)
+    assert extract(path, short_side=24) == extract(path, short_side=24)
+
+
+def test_missing_empty_and_text_files(tmp_path):
+    assert refusal(tmp_path / "v.mp4").reason == "missing"
+    (tmp_path / "v.mp4").touch()
+    assert refusal(tmp_path / "v.mp4").reason == "empty_file"
+    (tmp_path / "v.mp4").write_text("Not a video at all.\n" * 99)
+    assert refusal(tmp_path / "v.mp4").reason == "unreadable"
+    error = refusal(tmp_path)
+    assert (error.reason, error.detail) == ("unreadable", "not a regular file")
+
+
+def test_sound_alone(tmp_path):
+    error = refusal(videos.write_audio(tmp_path / "v.mp4"))
+    assert (error.reason, error.detail) == ("no_video_stream", "streams: audio")
+
+
+def test_half_a_download(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (24, 36, 48, 3), np.uint8)
+    whole = videos.write_video(tmp_path / "v.mp4", pictures)
+    start = videos.write_video(tmp_path / "w.mp4", pictures, movflags="faststart")
+    for path, reason in ((whole, "unreadable"), (start, "truncated")):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * 6 // 10])
+        assert refusal(path).reason == reason
+    assert " s of 1.00 s decode" in refusal(start).detail
+
+
+def test_damaged_packets(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (60, 36, 48, 3), np.uint8)
+    path = videos.write_video(tmp_path / "v.mp4", pictures)
+    videos.erase_packets(path, [30, 31])
+    video = extract(path)
+    assert (len(video.frames), video.damaged) == (30, 2)
+    videos.erase_packets(path, range(20, 40))
+    error = refusal(path)
+    assert error.reason == "damaged"
+    assert error.detail.startswith("20 of 6")
+
+
+def test_encrypted(tmp_path):
+    path = videos.write_video(
+        tmp_path / "v.mp4",
+        videos.numbered(5),
+        encryption_scheme="cenc-aes-ctr",
+        encryption_key="00112233445566778899aabbccddeeff",
+        encryption_kid="112233445566778899aabbccddeeff00",
+    )
+    assert refusal(path).reason == "encrypted"
+
+
+def test_long_videos_are_refused_by_what_decodes(tmp_path):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(30))
+    assert len(extract(path, max_seconds=1.25).frames) == 15
+    error = refusal(path, max_seconds=1)
+    assert error.reason == "too_large"
+    assert error.detail == "longer than 1 s; raise --max_seconds"
+
+
+def test_a_leap_in_time_does_not_fill_the_memory(tmp_path):
+    path = videos.write_video(
+        tmp_path / "v.mkv", videos.numbered(2), milliseconds=[0, 2**40], fps=24
+    )
+    assert refusal(path).reason == "too_large"
+
+
+def test_large_pictures_are_refused(tmp_path, monkeypatch):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(2))
+    monkeypatch.setattr(frames, "MAX_SIDE_PX", 40)
+    error = refusal(path)
+    assert error.reason == "too_large"
+    assert error.detail == "48x36; the limit is 40 pixels a side"
+
+
+def test_large_results_are_refused(tmp_path, monkeypatch):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(24))
+    monkeypatch.setattr(frames, "MAX_VIDEO_BYTES", 3000)
+    assert "lower --fps or --short_side" in refusal(path).detail
+
+
+def test_slivers_are_refused(tmp_path):
+    pictures = videos.numbered(2, height=18, width=300)
+    error = refusal(videos.write_video(tmp_path / "v.mp4", pictures))
+    assert error.reason == "too_large"
+    assert "one side is more than 16 times the other: 300x18" in error.detail
+
+
+@needs_media
+@pytest.mark.parametrize(
+    "name, want",
+    [
+        # (frames, height, width) at 12 fps and a short side of 256
+        ("clips/av1_video.mkv", (60, 256, 455)),
+        ("clips/android_slow_motion.mp4", (7, 256, 455)),
+        ("clips/bear_vp9_odd_dims.webm", (13, 121, 161)),
+        ("clips/carphone_distorted.mp4", (49, 144, 193)),
+        ("clips/exo_sample.avi", (50, 256, 614)),
+        ("clips/exo_sample.flv", (12, 256, 384)),
+        ("clips/h265_video.mp4", (12, 128, 128)),
+        ("clips/rot_0.mov", (2, 256, 454)),
+        ("clips/rot_90.mov", (2, 454, 256)),
+        ("clips/rot_180.mov", (2, 256, 454)),
+        ("clips/sample_fragmented.mp4", (13, 256, 384)),
+        ("clips/video_desks.3gp", (61, 256, 341)),
+        ("odd/-video-with-dash-.mp4", (60, 1, 1)),
+        ("odd/corrupted_decord.mp4", (60, 256, 455)),
+        ("odd/failing_audio.mp4", (135, 256, 455)),
+        ("odd/mdat_too_long.mp4", (13, 256, 384)),
+        ("odd/one_frame_rotation_90.mp4", (1, 100, 60)),
+        ("odd/one_frame_sar_16_9.mp4", (1, 256, 607)),
+        ("odd/unordered_decord.mov", (2, 50, 50)),
+        ("odd/audio_only.mp4", "no_video_stream"),
+        ("odd/audio_only_opus.mkv", "no_video_stream"),
+        ("odd/chunk_out_of_range.mp4", "unreadable"),
+        ("odd/header_only_bipbop.mp4", "no_frames"),
+        ("odd/invalid_userdata.mp4", "no_frames"),
+        ("odd/no_timescale.mp4", "damaged"),
+        ("odd/smallest.avi", "no_frames"),
+        ("odd/smallest.mp4", "no_video_stream"),
+        ("odd/zero_bytes.webm", "empty_file"),
+    ],
+)
+def test_real_files(tmp_path, name, want):
+    path = videos.MEDIA / name
+    if isinstance(want, str):
+        assert refusal(path).reason == want
+        return
+    video = extract(path)
+    assert (len(video.frames), video.height, video.width) == want
+
+
+@needs_media
+def test_real_files_are_read_whatever_their_name(tmp_path):
+    path = tmp_path / "AAAA1.mp4"  # Charades says .mp4; this one is Matroska
+    shutil.copy(videos.MEDIA / "clips/av1_video.mkv", path)
+    assert len(extract(path).frames) == 60
