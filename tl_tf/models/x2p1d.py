@@ -232,6 +232,12 @@ def build_x2p1d(
         ("batch_norm", batch_norm, conv2plus1d.BATCH_NORMS),
     ):
         _check(value in choices, name, f"one of {choices}", value)
+    _check(
+        not cost_matching or (tokenizer == "bottleneck" and mixing == "joint"),
+        "cost_matching",
+        "False with another tokenizer or mixing than the default",
+        cost_matching,
+    )
     token_module = None
     if module == "token_learner":
         depth = stage_depths[-1]

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tl_tf import cost
+from tl_tf.layers import vector_attention
+from tl_tf.models import x2p1d
+
+CLIP = [1, 64, 256, 256, 3]  # Section 6.1's test size, for which Table XI states costs
+
+
+class TinyModel(tf_keras.Model):
+    """One of each: convolutions, matrix products, softmax, arithmetic."""
+
+    def __init__(self):
+        super().__init__(name="tiny")
+        self.conv = tf_keras.layers.Conv2D(4, (3, 2), padding="same", name="stem/conv")
+        self.depthwise = tf_keras.layers.DepthwiseConv2D(
+            3, padding="same", use_bias=False, name="stem/depthwise"
+        )
+        self.norm = tf_keras.layers.BatchNormalization(name="stem/norm")
+        self.dense = tf_keras.layers.Dense(9, use_bias=False, name="head")
+
+    def call(self, x, training=False):
+        x = self.norm(self.depthwise(self.conv(x)), training=training)  # [2, 5, 7, 4]
+        x = tf.reshape(x, [2, 35, 4])
+        x = tf.matmul(x, x, transpose_a=True)  # [2, 4, 4]
+        x = tf.einsum("bij,bkj->bik", x, x)  # [2, 4, 4]
+        x = tf.nn.softmax(self.dense(x))  # [2, 4, 9]
+        return tf.reduce_sum(x * 2.0, axis=-1)
+
+
+@pytest.fixture(scope="module")
+def tiny_cost():
+    model = TinyModel()
+    model(tf.zeros([2, 5, 7, 3]))
+    return cost.count(model, [2, 5, 7, 3])
+
+
+def test_counts_equal_a_count_by_hand(tiny_cost):
+    conv = 2 * 5 * 7 * 4 * (3 * 2 * 3)
+    depthwise = 2 * 5 * 7 * 4 * (3 * 3)
+    square = 2 * 4 * 4 * 35
+    einsum = 2 * 4 * 4 * 4
+    dense = 2 * 4 * 9 * 4
+    multiply_adds = conv + depthwise + square + einsum + dense
+    bias, softmax, double, total = 2 * 5 * 7 * 4, 5 * 72, 72, 72
+    assert tiny_cost.total.multiply_adds == multiply_adds
+    other = bias + softmax + double + total
+    assert tiny_cost.total.flops == 2 * multiply_adds + other
+
+
+def test_parameters_leave_out_moving_statistics(tiny_cost):
+    assert tiny_cost.total.parameters == (72 + 4) + 36 + 8 + 36
+
+
+def test_rows_add_up_by_scope(tiny_cost):
+    rows = {row.scope: row for row in tiny_cost.at_depth(1)}
+    assert set(rows) == {"stem", "head", "einsum", ""}
+    assert rows["stem"].parameters == (72 + 4) + 36 + 8
+    assert rows["head"].multiply_adds == 2 * 4 * 9 * 4
+    for column in ("multiply_adds", "flops", "parameters"):
+        total = sum(getattr(row, column) for row in rows.values())
+        assert total == getattr(tiny_cost.total, column)
+
+
+def test_table_states_its_convention(tiny_cost):
+    lines = cost.table(tiny_cost, depth=1).splitlines()
+    assert lines[0] == "tiny, one forward pass of 2 x 5 x 7 x 3"
+    assert lines[-2].split() == ["total", "0.000", "0.000", "0.0002"]
+    assert "two per multiply-add" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "options, gflops, parameters",
+    [
+        # Table XIII, Conv2D + Conv1D.
+        ({}, 18.35, 2.240),
+        # The text's definition; the paper prints no number that fits it.
+        ({"module": "token_learner", "use_conv2d": False}, 2.05, 0.857),
+        # Table XII, TokenLearner: 3.4 and 0.81M.
+        (
+            {"module": "token_learner", "use_conv2d": False, "cost_matching": True},
+            3.38,
+            0.814,
+        ),
+    ],
+)
+def test_modules_cost_what_tables_xii_and_xiii_print(options, gflops, parameters):
+    model = x2p1d.build_x2p1d(
+        157, stage_depths=(1, 1, 1, 2), module_blocks=(1,), **options
+    )
+    names = ("conv2d", "conv1d", "token_module")
+    rows = [
+        row
+        for row in cost.count(model, CLIP).at_depth(3)
+        if row.scope in {f"stage_4/block_1/{name}" for name in names}
+    ]
+    np.testing.assert_allclose(sum(row.flops for row in rows) / 1e9, gflops, rtol=2e-3)
+    counted = sum(row.parameters for row in rows) / 1e6
+    np.testing.assert_allclose(counted, parameters, rtol=1e-3)
+
+
+def test_token_learner_model_costs_what_table_xi_prints():
+    """ "Ours", 487: modules in place of both the conv2d and the conv1d.
+
+    The backbone's 532 is in tests/golden/x2p1d_m.json.
+    """
+    model = x2p1d.build_x2p1d(
+        887, module="token_learner", use_conv2d=False, cost_matching=True
+    )
+    total = cost.count(model, CLIP).total
+    np.testing.assert_allclose(total.flops / 1e9, 487.6, rtol=5e-4)
+
+
+def test_counting_leaves_the_model_as_it_was():
+    model = x2p1d.build_x2p1d(
+        3,
+        num_frames=2,
+        module="token_learner",
+        module_blocks=(0,),
+        stage_depths=(1, 1, 1, 1),
+        width=0.2,
+    )
+    cost.count(model, [1, 2, 48, 80, 3])
+    (layer,) = (
+        layer
+        for layer in model.submodules
+        if isinstance(layer, vector_attention.VectorTransformer)
+    )
+    assert layer.implementation == "auto"
+
+
+class Unknown(tf_keras.Model):
+    def call(self, x, training=False):
+        return tf.signal.rfft(x)
+
+
+class Dynamic(tf_keras.Model):
+    def call(self, x, training=False):
+        return 2.0 * tf.boolean_mask(x, x > 0)
+
+
+def test_unknown_operations_are_refused():
+    with pytest.raises(ValueError, match="is a RFFT, whose cost is unknown. Add it to"):
+        cost.count(Unknown(), [2, 8])
+
+
+def test_dynamic_shapes_are_refused(monkeypatch):
+    known = ["Greater", "Where", "GatherV2", "Prod", "Range"]
+    monkeypatch.setattr(cost, "FREE", cost.FREE | set(known))
+    with pytest.raises(ValueError, match="wanted static ones"):
+        cost.count(Dynamic(), [2, 8])
