@@ -31,8 +31,8 @@ SOFTMAX_FLOPS = 5
 # What the profiler counts as nothing: moves, reads, and functions it does not know.
 FREE = frozenset(
     "Cast ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity IdentityN NoOp Pack "
-    "Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice Squeeze "
-    "StopGradient StridedSlice Tanh Transpose Unpack ZerosLike".split()
+    "Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice Split "
+    "Squeeze StopGradient StridedSlice Tanh Transpose Unpack ZerosLike".split()
 )
 
 
