@@ -151,6 +151,8 @@ def clip_dataset(
         stream = _eval_stream(source, views, num_elements=num_batches * batch_size)
     options = tf.data.Options()
     options.deterministic = True
+    # A saved iterator then holds the shuffle buffer, but nothing that is decoded.
+    options.experimental_symbolic_checkpoint = True
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF  # each host has its shards already
     )
@@ -187,19 +189,15 @@ class _Source:
             return {**picked, "frames": faults.check_jpegs(picked["frames"], where)}
 
         def read_shard(shard):
-            return (
-                tf.data.TFRecordDataset(names[shard])
-                .enumerate()
-                .map(partial(pick_checked, shard))
-            )
+            # Prefetching reads the shards in parallel.  So would a parallel interleave,
+            # but restoring its symbolic checkpoint hangs or crashes now and then.
+            numbered = tf.data.TFRecordDataset(names[shard]).enumerate()
+            return numbered.map(lambda *record: (shard, *record)).prefetch(1)
 
         return (
             tf.data.Dataset.from_tensor_slices(order)
-            .interleave(
-                read_shard,
-                cycle_length=min(READ_SHARDS, len(self.shards)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
+            .interleave(read_shard, cycle_length=min(READ_SHARDS, len(self.shards)))
+            .map(pick_checked, num_parallel_calls=tf.data.AUTOTUNE)
             .apply(tf.data.experimental.assert_cardinality(self.num_videos))
         )
 
