@@ -25,6 +25,7 @@ def batch_norm(kind: str, *, name: str, zero_gamma: bool = False):
     Args:
       kind: "local" takes its statistics from the replica's clips, "sync" from all
         replicas', "frozen" from the moving averages; nothing of it is then trained.
+        "sync" in a compiled step (jit_compile) needs a TPU or a single replica.
       name: the layer's name.
       zero_gamma: starts the scale at zero.
     Raises:
