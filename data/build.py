@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     options = {k: v for k, v in vars(args).items() if v is not None}
-    if rest and not args.runner:
+    if rest and "runner" not in options:
         parser.error(
             f"unrecognized arguments: {' '.join(rest)} (only with --runner are the"
             " remaining arguments passed on, to Beam)"
@@ -120,7 +120,7 @@ def build(
         max_seconds=max_seconds,
         timeout_seconds=timeout_seconds,
     )
-    module = importlib.import_module(f"data.{dataset}")
+    module: ModuleType = importlib.import_module(f"data.{dataset}")
     made = _settings(dataset, module, settings, annotations_dir, videos_dir)
     from data import frames, local_build, shards, summary
     from tl_tf import records
@@ -187,7 +187,7 @@ def build(
             "classes": classes,
             "sources": {
                 path.name: shards.sha256(path)
-                for path in module.sources(splits, annotations_dir)
+                for path in sorted(module.sources(splits, annotations_dir))
             },
             "splits": {
                 split: summary.split_entry(work[split], len(classes))

@@ -4,13 +4,15 @@ A process pool, a Beam pipeline and a build that was killed and started again al
 `build_shard`, so that they leave the same bytes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,10 @@ def build_shard(
         return report
     shard.report_path.unlink(missing_ok=True)
     temporary = _temporary(shard.path)
-    built, skipped, notes = [], [], {}
+    built, skipped, notes = [], [], Counter()
     with (
         isolated.Worker(shard.timeout_seconds) as worker,
-        tf.io.TFRecordWriter(str(temporary)) as writer,
+        _record_writer(temporary) as writer,
     ):
         for clip in shard.clips:
             try:
@@ -111,8 +113,7 @@ def build_shard(
             else:
                 writer.write(_encode(clip, video, shard))
                 built.append(_entry(clip, video))
-            for note in clip.notes:
-                notes[note] = notes.get(note, 0) + 1
+            notes.update(clip.notes)
             on_video()
     report = {
         "shard": shard.path.name,
@@ -142,6 +143,15 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
+    try:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            yield writer
+    except tf.errors.OpError as error:  # a full disk, say
+        raise OSError(f"{path}: {error.message}") from error
 
 
 def _extract(

@@ -230,9 +230,10 @@ def write_video(path: Path, settings: Settings, split: str, index: int) -> None:
         stream = container.add_stream("libx264", rate=Fraction(SOURCE_FPS))
         stream.width, stream.height = settings.width, settings.height
         stream.pix_fmt = "yuv420p"
-        # One thread: the bytes depend on how x264 divides the work.
+        # The same bytes each time: x264's choice of B-frames was seen to vary with
+        # stray memory (zerolatency uses none), and threads divide the picture.
         stream.thread_count = 1
-        stream.options = {"crf": "16", "preset": "veryfast"}
+        stream.options = {"crf": "16", "preset": "veryfast", "tune": "zerolatency"}
         for pixels in render(settings, split, index):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             container.mux(stream.encode(frame))
