@@ -173,6 +173,7 @@ def build(
             )
             for split in splits
         }
+        _check_disjoint(dataset, work)
         _run(
             [shard for split in splits for shard in work[split]],
             num_workers=num_workers,
@@ -369,6 +370,19 @@ def _locked(folder: Path) -> Iterator[None]:
                 " another --data_dir."
             ) from error
         yield
+
+
+def _check_disjoint(dataset: str, work: Mapping[str, Sequence["shards.Shard"]]) -> None:
+    """Raises a ValueError when a video is in two splits: a test on training data."""
+    split_of: dict[str, str] = {}
+    for split, split_shards in work.items():
+        for clip in (clip for shard in split_shards for clip in shard.clips):
+            if split_of.setdefault(clip.video_id, split) != split:
+                raise ValueError(
+                    f"{dataset}: video {clip.video_id} is in splits"
+                    f" {split_of[clip.video_id]} and {split}. Remove it from one of"
+                    " the annotation files."
+                )
 
 
 def _check_skipped(

@@ -37,6 +37,7 @@ CLASSES = (
     "turning counter-clockwise",
 )
 SOURCE_FPS = 24
+_ID_LETTERS = {"train": "A", "test": "B"}
 
 # One second of each class: widths and heights travelled, size cycles, turns.
 _MOTIONS = (
@@ -149,7 +150,7 @@ def make(
             rows = csv.DictWriter(file, charades.COLUMNS, restval="")
             rows.writeheader()
             for index in range(getattr(settings, f"{split}_videos")):
-                video_id = f"{split[0].upper()}{index:04d}"
+                video_id = f"{_ID_LETTERS[split]}{index:04d}"
                 rows.writerow(_row(video_id, things(settings, split, index), settings))
                 tasks.append(
                     {

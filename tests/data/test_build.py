@@ -351,6 +351,14 @@ def test_no_row_is_an_error(tmp_path):
         run(source, tmp_path, splits=["test"])
 
 
+def test_a_video_in_both_splits_is_an_error(source, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    videos.write_annotations(copy, {"test": [("AAAA1", "c002 0 1", "1")]})
+    with pytest.raises(ValueError, match="AAAA1 is in splits train and test. Remove"):
+        run(copy, tmp_path)
+
+
 def test_unknown_names_list_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="no dataset 'k400'; known: charades, synth"):
         build.build("k400", tmp_path)

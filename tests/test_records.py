@@ -1,0 +1,216 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tl_tf import records
+
+CLASSES = ["sitting", "standing; still", "naïve walk"]
+H, W, T = 5, 7, 3
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (H, W, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def example(**changes) -> bytes:
+    arguments = {
+        "fps": 12.0,
+        "height": H,
+        "width": W,
+        "labels": [0, 2],
+        "segments": [records.Segment(2, 0.5, 1.25), records.Segment(0, 0.0, 2.1)],
+        "classes": CLASSES,
+        "frames": [jpeg(i) for i in range(T)],
+        **changes,
+    }
+    return records.encode("AAAA1", arguments.pop("frames"), **arguments)
+
+
+def check(record):
+    assert record["video_id"].numpy() == b"AAAA1"
+    assert record["fps"].numpy() == 12
+    assert record["schema_version"].numpy() == records.SCHEMA_VERSION
+    assert record["frames"].numpy().tolist() == [jpeg(i) for i in range(T)]
+    assert record["labels"].numpy().tolist() == [0, 2]
+    assert record["segment_labels"].numpy().tolist() == [2, 0]
+    np.testing.assert_allclose(record["segment_starts"], [0.5, 0.0])
+    np.testing.assert_allclose(record["segment_ends"], [1.25, 2.1], rtol=1e-6)
+
+
+def test_round_trip_eagerly_and_in_a_dataset():
+    check(records.parse(tf.constant(example())))
+    (record,) = tf.data.Dataset.from_tensors(example()).map(records.parse)
+    check(record)
+
+
+def test_a_video_may_have_no_label():
+    record = records.parse(tf.constant(example(labels=[], segments=[])))
+    assert record["labels"].shape == 0 and record["segment_starts"].shape == 0
+
+
+def test_classes_are_inside_the_record():
+    assert records.read_classes(example()) == CLASSES
+
+
+def test_the_same_arguments_give_the_same_bytes():
+    assert example() == example()
+
+
+def test_another_schema_parses_as_version_0():
+    other = tf.train.SequenceExample(
+        feature_lists=tf.train.FeatureLists(
+            feature_list={
+                "image/encoded": tf.train.FeatureList(
+                    feature=[
+                        tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"]))
+                    ]
+                )
+            }
+        )
+    )
+    record = records.parse(tf.constant(other.SerializeToString()))
+    assert record["schema_version"].numpy() == 0
+
+
+def test_no_frames_is_an_error():
+    with pytest.raises(ValueError, match="AAAA1: wanted at least 1 frame, got 0"):
+        example(frames=[])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"labels": [3]}, {"segments": [records.Segment(-1, 0, 1)]}]
+)
+def test_a_label_outside_the_class_list_is_an_error(changes):
+    with pytest.raises(
+        ValueError, match=r"AAAA1: label -?\d is not in 0..2, the class"
+    ):
+        example(**changes)
+
+
+def test_model_garden_reads_the_records(tmp_path):
+    video_input = pytest.importorskip("official.vision.dataloaders.video_input")
+    path = tmp_path / "x.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(example(frames=[jpeg(i) for i in range(9)]))
+    (serialized,) = tf.data.TFRecordDataset(str(path))
+    decoded = video_input.Decoder().decode(serialized)
+    labels = video_input.process_label(decoded["clip/label/index"], num_classes=3)
+    assert labels.numpy().tolist() == [1, 0, 1]
+    clip = video_input.process_image(
+        decoded["image/encoded"],
+        is_training=False,
+        num_frames=4,
+        stride=2,
+        num_test_clips=1,
+        min_resize=8,
+        crop_size=6,
+    )
+    assert clip.shape == (4, 6, 6, 3)
+    assert 0 <= clip.numpy().min() < clip.numpy().max() <= 1
+
+
+@pytest.mark.parametrize(
+    "video_id, num_shards, want",
+    [("123456789", 1000, 0xCBF43926 % 1000), ("123456789", 1, 0), ("", 9, 0)],
+)
+def test_shard_of_is_crc_32(video_id, num_shards, want):
+    # 0xCBF43926 is the check value in the definition of CRC-32.
+    assert records.shard_of(video_id, num_shards) == want
+
+
+def test_shard_name():
+    want = "charades-train-00012-of-00256.tfrecord"
+    assert records.shard_name("charades", "train", 12, 256) == want
+
+
+def test_checksum_sees_order():
+    checksum = records.class_list_checksum(CLASSES)
+    assert checksum == records.class_list_checksum(list(CLASSES))
+    assert checksum != records.class_list_checksum(CLASSES[::-1])
+    assert len(checksum) == 8
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    info = {
+        "dataset": "toy",
+        "schema_version": records.SCHEMA_VERSION,
+        "fps": 12.0,
+        "short_side": 256,
+        "classes": CLASSES,
+        "splits": {
+            "train": {
+                "videos_expected": 4,
+                "videos_built": 3,
+                "shards": [{"file": "toy-train-00000-of-00001.tfrecord"}],
+            }
+        },
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "toy-train-00000-of-00001.tfrecord").touch()
+    report = {"built": [{"id": "B"}, {"id": "A"}]}
+    (folder / "toy-train-00000-of-00001.json").write_text(json.dumps(report))
+    return folder
+
+
+def change(folder, **values):
+    path = folder / "dataset_info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_info_is_read_back(folder):
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    assert (info.fps, info.short_side, info.classes) == (12.0, 256, CLASSES)
+    assert info.video_ids("train") == [["B", "A"]]
+    assert info.coverage("train") == {
+        "videos_expected": 4,
+        "videos_built": 3,
+        "videos_skipped": 1,
+        "share": 0.75,
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        info.fps = 3
+
+
+def test_a_missing_dataset_names_the_command(tmp_path):
+    with pytest.raises(
+        ValueError, match="no such file. Build it with: python -m data."
+    ):
+        records.DatasetInfo.load(tmp_path, "toy")
+
+
+def test_an_unreadable_description_is_an_error(folder):
+    (folder / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="not a data set description"):
+        records.DatasetInfo.load(folder.parent, "toy")
+
+
+def test_another_schema_version_is_an_error(folder):
+    change(folder, schema_version=0)
+    with pytest.raises(ValueError, match="wanted schema version 1, got 0. Build it"):
+        records.DatasetInfo.load(folder.parent, "toy")
+
+
+def test_an_unknown_split_lists_the_known_ones(folder):
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    with pytest.raises(ValueError, match=r"no split 'val'; it has \['train'\]"):
+        info.split("val")
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "toy-train-00000-of-00001.tfrecord").unlink()
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    with pytest.raises(
+        ValueError, match="00000-of-00001.tfrecord: the shard is missing"
+    ):
+        info.shard_paths("train")
