@@ -85,8 +85,10 @@ def explanation(data_dir, *, is_training: bool) -> str:
     return clips.explain(caught.value)
 
 
-@pytest.mark.parametrize("is_training", [True, False])
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name, is_training",
+    [*((name, True) for name in FAULTS), ("no version", False), ("truncated", False)],
+)
 def test_a_bad_record_stops_the_stream_and_is_named(tmp_path, name, is_training):
     serialized, wanted = FAULTS[name]
     path = write_with_fault(tmp_path, serialized, record=2)
@@ -105,21 +107,19 @@ def test_a_bad_first_record_is_refused_at_once(tmp_path):
         assert f"00000-of-00002.tfrecord: record 0: {wanted}" in str(caught.value)
 
 
-@pytest.mark.parametrize("is_training", [True, False])
-def test_damaged_bytes_are_found_by_their_checksum(tmp_path, is_training):
+def test_damaged_bytes_are_found_by_their_checksum(tmp_path):
     path = write_with_fault(tmp_path, shards.encode("v1", GOOD), record=1)
     written = bytearray(path.read_bytes())
     written[len(written) // 2] ^= 255  # the middle of the second of three records
     path.write_bytes(written)
-    got = explanation(tmp_path, is_training=is_training)
+    got = explanation(tmp_path, is_training=True)
     assert got.startswith(f"{path}: record 1: wanted bytes that match their checksum")
 
 
-@pytest.mark.parametrize("is_training", [True, False])
-def test_a_shard_cut_short_is_named(tmp_path, is_training):
+def test_a_shard_cut_short_is_named(tmp_path):
     path = write_with_fault(tmp_path, shards.encode("v2", GOOD), record=2)
     path.write_bytes(path.read_bytes()[:-9])
-    got = explanation(tmp_path, is_training=is_training)
+    got = explanation(tmp_path, is_training=True)
     assert got.startswith(f"{path}: record 2: wanted bytes that match their checksum")
 
 
