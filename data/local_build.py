@@ -84,6 +84,7 @@ class _Progress:
             )
             text = f"{self._what} {self._done}/{self._total}, {rate:.1f}/s, {left} left"
             is_last = self._done == self._total
+            if self._is_terminal:  # over the line before, blanks over its rest
+                text = f"\r{text:60}"
             end = "\n" if is_last or not self._is_terminal else ""
-            start = "\r" if self._is_terminal else ""
-            print(f"{start}{text:60}", end=end, file=sys.stderr, flush=True)
+            print(text, end=end, file=sys.stderr, flush=True)

@@ -24,7 +24,10 @@ def split_entry(work: Sequence[shards.Shard], num_classes: int) -> dict[str, Any
             " again."
         )
     built = [video for report in reports for video in report["built"]]
-    skipped = [video for report in reports for video in report["skipped"]]
+    skipped = sorted(
+        (video for report in reports for video in report["skipped"]),
+        key=lambda video: video["id"],
+    )
     notes = Counter()
     for report in reports:
         notes.update(report["notes"])

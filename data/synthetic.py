@@ -52,7 +52,7 @@ _MOTIONS = (
 )
 _SLOWEST = np.array([0.45, 0.45, 0.6, 0.4])
 _FASTEST = np.array([0.75, 0.75, 0.9, 0.7])
-_SMALLEST, _LARGEST = 0.35, 0.8  # diameter over the short side of the object's part
+_SMALLEST, _LARGEST = 0.45, 0.9  # diameter over the short side of the object's part
 
 default_videos_dir = charades.default_videos_dir
 sources = charades.sources
@@ -298,7 +298,10 @@ def _draw(picture: np.ndarray, thing: Thing, seconds: np.ndarray) -> None:
     inside = _SHAPES[thing.shape](u, v)
     mask = np.clip(inside * diameter / 2 + 0.5, 0, 1)[..., None]  # soft over one pixel
     across, along = thing.stripes
-    texture = 0.8 + 0.2 * np.sin(across * u) * np.sin(along * v + 1)  # [T, h, w]
+    # Brighter towards one end, so that a turn shows even where the outline is round.
+    texture = (
+        0.6 + 0.25 * v + 0.15 * np.sin(across * u) * np.sin(along * v)
+    )  # [T, h, w]
     picture += mask * (texture[..., None] * thing.color - picture)
 
 
