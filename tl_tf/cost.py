@@ -91,20 +91,14 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
         graph = function.get_concrete_function(spec).graph
     for op in graph.get_operations():
         multiply_adds, other = _cost_of(op)
-        if multiply_adds or other:
-            rows.append(
-                Row(
-                    scope=_scope(model, op.name),
-                    multiply_adds=multiply_adds,
-                    flops=2 * multiply_adds + other,
-                    parameters=0,
-                )
-            )
+        flops = 2 * multiply_adds + other
+        rows.append(Row(_scope(model, op.name), multiply_adds, flops, parameters=0))
     for weight in model.weights:
         if "moving_" not in weight.name:
             size = math.prod(weight.shape)
             rows.append(Row(_scope(model, weight.name), 0, 0, parameters=size))
-    return Cost(model.name, tuple(input_shape), _add_up(rows))
+    rows = [row for row in _add_up(rows) if row.flops or row.parameters]
+    return Cost(model.name, tuple(input_shape), tuple(rows))
 
 
 def table(cost: Cost, depth: int = 2) -> str:

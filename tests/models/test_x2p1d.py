@@ -73,10 +73,10 @@ def test_clips_do_not_see_each_other(model):
 @pytest.mark.parametrize(
     "policy, jit_compile, options",
     [
-        ("float32", True, {"batch_norm": "local"}),
+        ("mixed_bfloat16", True, {"batch_norm": "local"}),
         (
-            "mixed_bfloat16",
-            True,
+            "float32",
+            False,
             {"batch_norm": "sync", "cost_matching": True, "stem_kernel": "depthwise"},
         ),
         (
@@ -178,9 +178,17 @@ def test_bad_arguments_name_the_binding_to_change(argument, value, wanted):
         x2p1d.build_x2p1d(**arguments)
 
 
-def test_options_that_contradict_each_other_are_refused():
-    with pytest.raises(ValueError, match="cost_matching must be False with"):
-        x2p1d.build_x2p1d(K, **TOKENS, tokenizer="v1.1", cost_matching=True)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tokenizer": "v1.1", "cost_matching": True}, "cost_matching must be False"),
+        ({"module": "conv1d", "cost_matching": True}, "cost_matching must be False"),
+        ({"module": "conv1d", "use_conv2d": False}, "use_conv2d must be True with"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        x2p1d.build_x2p1d(K, **TOKENS | options)
 
 
 def test_model_files_bind_the_builder():

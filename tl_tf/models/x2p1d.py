@@ -232,6 +232,16 @@ def build_x2p1d(
         ("batch_norm", batch_norm, conv2plus1d.BATCH_NORMS),
     ):
         _check(value in choices, name, f"one of {choices}", value)
+    for name, value, ignored in (
+        ("use_conv2d", use_conv2d, False),
+        ("cost_matching", cost_matching, True),
+    ):
+        _check(
+            module != "conv1d" or value != ignored,
+            name,
+            f"{not ignored} with module='conv1d'",
+            value,
+        )
     _check(
         not cost_matching or (tokenizer == "bottleneck" and mixing == "joint"),
         "cost_matching",
