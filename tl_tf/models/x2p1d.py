@@ -207,7 +207,8 @@ def build_x2p1d(
       stem_kernel: temporal convolution of the stem, "full" or "depthwise" (X3D).
       use_early_pooling: averages before the last projection (X3D in training), for 7
         GFLOPs less.
-      batch_norm: "local", "sync" (statistics over all replicas) or "frozen".
+      batch_norm: "local", "sync" (statistics over all replicas) or "frozen" (for
+        fine-tuning: from scratch, the blocks would stay at their shortcuts).
       dropout_rate: before the classifier, in [0, 1). X3D's 0.5; the paper names none.
     Raises:
       ValueError: an argument is out of range; names the binding to change.
