@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from data import shards
 
 
-def run(work: Sequence["shards.Shard"], runner: str, arguments: Sequence[str]) -> None:
+def run(work: Sequence[shards.Shard], runner: str, arguments: Sequence[str]) -> None:
     """Builds all shards with a Beam runner; returns when they are done.
 
     Args:
@@ -38,7 +38,7 @@ def run(work: Sequence["shards.Shard"], runner: str, arguments: Sequence[str]) -
         )
 
 
-def _build(shard: "shards.Shard") -> str:
+def _build(shard: shards.Shard) -> str:
     # The reports stay in files: a pipeline's result need not come back to the caller.
     shards.build_shard(shard)
     return shard.path.name

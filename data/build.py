@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # both import TensorFlow, which takes seconds; --help must no
     from tl_tf import records
 
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
-VIDEOS_PER_SHARD = 32  # Charades: 250 shards of about 200 MB for training
 
 
 class TooManySkipped(Exception):
@@ -96,7 +95,7 @@ def build(
       max_skipped: share of a split's videos that may be unusable, 0..1.
       max_seconds: a longer video is skipped.
       timeout_seconds: a video whose decoding takes longer is skipped.
-      overwrite: delete what was built with other options, where it is in the way.
+      overwrite: delete the shards of `splits` first.
       runner: a Beam runner instead of local processes.
       beam_args: command-line arguments for Beam.
       **settings: fields of the dataset's Settings, where it makes its own videos.
@@ -122,7 +121,7 @@ def build(
     )
     module: ModuleType = importlib.import_module(f"data.{dataset}")
     made = _settings(dataset, module, settings, annotations_dir, videos_dir)
-    from data import frames, local_build, shards, summary
+    from data import frames, local_build, plan, shards, summary
     from tl_tf import records
 
     splits = [s for s in manifest.SPLITS if s in splits]  # whatever order was asked for
@@ -142,7 +141,7 @@ def build(
         for split in splits if overwrite else []:
             for path in folder.glob(f"{dataset}-{split}-*-of-*"):
                 path.unlink()
-        check_options(folder, dataset, options)
+        plan.check_options(folder, dataset, options)
         for leftover in folder.glob("*.tmp-*"):
             leftover.unlink()
         if made:
@@ -160,7 +159,7 @@ def build(
         videos_dir = Path(videos_dir or module.default_videos_dir(annotations_dir))
         classes = module.classes(annotations_dir)
         work = {
-            split: _plan(
+            split: plan.shards_of(
                 split,
                 list(module.clips(split, annotations_dir, videos_dir))[:limit],
                 folder=folder,
@@ -173,7 +172,7 @@ def build(
             )
             for split in splits
         }
-        _check_disjoint(dataset, work)
+        plan.check_disjoint(dataset, work)
         _run(
             [shard for split in splits for shard in work[split]],
             num_workers=num_workers,
@@ -202,23 +201,6 @@ def build(
     print(summary.table(info))
     _check_skipped(info, splits, max_skipped)
     return info
-
-
-def check_options(folder: Path, dataset: str, options: Mapping[str, Any]) -> None:
-    """Raises a ValueError when shards in `folder` were built with other options."""
-    for path, built in _reports(folder, dataset):
-        if built == options:
-            continue
-        differences = [
-            f"{key}={built.get(key)} there, {key}={options.get(key)} asked for"
-            for key in sorted({*built, *options})
-            if built.get(key) != options.get(key)
-        ]
-        raise ValueError(
-            f"{path}: was built with other options: {'; '.join(differences)}. Ask for"
-            " the same ones, choose another --data_dir, or pass --overwrite to delete"
-            " what is there."
-        )
 
 
 def _check(dataset: str, **options: Any) -> None:
@@ -300,64 +282,6 @@ def _run(
         local_build.run(todo, num_workers)
 
 
-def _plan(
-    split: str,
-    clips: Sequence[manifest.Clip],
-    *,
-    folder: Path,
-    dataset: str,
-    layout: str,
-    num_shards: int | None,
-    classes: Sequence[str],
-    options: Mapping[str, Any],
-    timeout_seconds: float,
-) -> list["shards.Shard"]:
-    from data import shards
-    from tl_tf import records
-
-    if not clips:
-        raise ValueError(f"{dataset}: the annotations of split {split} list no video.")
-    if not any(clip.video_path.is_file() for clip in clips):
-        raise ValueError(
-            f"{dataset}: none of the {len(clips)} videos of split {split} is there; the"
-            f" first would be {clips[0].video_path}.\n{layout}"
-        )
-    num_shards = num_shards or math.ceil(len(clips) / VIDEOS_PER_SHARD)
-    for path, _ in _reports(folder, dataset, split):
-        if not path.stem.endswith(f"-of-{num_shards:05d}"):
-            raise ValueError(
-                f"{path}: belongs to another number of shards than {num_shards}. Ask"
-                " for the same --num_shards, choose another --data_dir, or pass"
-                " --overwrite to delete what is there."
-            )
-    members: list[list[manifest.Clip]] = [[] for _ in range(num_shards)]
-    for clip in clips:
-        members[records.shard_of(clip.video_id, num_shards)].append(clip)
-    return [
-        shards.Shard(
-            path=folder / records.shard_name(dataset, split, i, num_shards),
-            clips=tuple(members[i]),
-            classes=tuple(classes),
-            options=options,
-            timeout_seconds=timeout_seconds,
-        )
-        for i in range(num_shards)
-    ]
-
-
-def _reports(
-    folder: Path, dataset: str, split: str = "*"
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yields the path of each shard's report, and the options it was built with."""
-    from tl_tf import records
-
-    for path in sorted(folder.glob(f"{dataset}-{split}-*-of-*.json")):
-        try:
-            yield path, records.read_shard_report(path)["options"]
-        except (ValueError, KeyError, TypeError):  # not a report: it will be replaced
-            path.unlink()
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the folder; the lock goes with the process, however that ends."""
@@ -370,19 +294,6 @@ def _locked(folder: Path) -> Iterator[None]:
                 " another --data_dir."
             ) from error
         yield
-
-
-def _check_disjoint(dataset: str, work: Mapping[str, Sequence["shards.Shard"]]) -> None:
-    """Raises a ValueError when a video is in two splits: a test on training data."""
-    split_of: dict[str, str] = {}
-    for split, split_shards in work.items():
-        for clip in (clip for shard in split_shards for clip in shard.clips):
-            if split_of.setdefault(clip.video_id, split) != split:
-                raise ValueError(
-                    f"{dataset}: video {clip.video_id} is in splits"
-                    f" {split_of[clip.video_id]} and {split}. Remove it from one of"
-                    " the annotation files."
-                )
 
 
 def _check_skipped(

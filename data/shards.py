@@ -67,7 +67,7 @@ def finished_report(shard: Shard) -> dict[str, Any] | None:
     """The report of a shard that needs no work; None when it has to be built.
 
     Videos that came or changed since make a shard unfinished, other options do not:
-    see `build.check_options`.
+    see `plan.check_options`.
     """
     try:
         report = records.read_shard_report(shard.path)

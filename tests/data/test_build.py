@@ -253,7 +253,7 @@ def test_crashes_and_hangs_cost_one_video_each(tmp_path, monkeypatch, capsys):
         tmp_path,
         splits=["test"],
         num_shards=1,
-        timeout_seconds=4,
+        timeout_seconds=12,
         max_skipped=1,
     )
     assert info.video_ids("test") == [["AAAA0", "AAAA1"]]
@@ -263,7 +263,7 @@ def test_crashes_and_hangs_cost_one_video_each(tmp_path, monkeypatch, capsys):
             "reason": "crashed",
             "detail": "the process was ended by SIGSEGV",
         },
-        {"id": "HANGS", "reason": "timeout", "detail": "no answer after 4 s"},
+        {"id": "HANGS", "reason": "timeout", "detail": "no answer after 12 s"},
         {
             "id": "RAISE",
             "reason": "unreadable",
