@@ -263,6 +263,7 @@ def test_crashes_and_hangs_cost_one_video_each(tmp_path, monkeypatch, capsys):
             "reason": "crashed",
             "detail": "the process was ended by SIGSEGV",
         },
+        {"id": "GONE1", "reason": "missing", "detail": "no such file"},
         {"id": "HANGS", "reason": "timeout", "detail": "no answer after 12 s"},
         {
             "id": "RAISE",
@@ -270,7 +271,6 @@ def test_crashes_and_hangs_cost_one_video_each(tmp_path, monkeypatch, capsys):
             "detail": "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in"
             " position 0: made up",
         },
-        {"id": "GONE1", "reason": "missing", "detail": "no such file"},
     ]
 
 
