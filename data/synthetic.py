@@ -1,19 +1,17 @@
 """Made-up videos of moving objects, laid out like Charades and read by its reader.
 
-Eight classes, in opposite pairs that only motion tells apart.  An object's place, size,
-angle, colour, shape and texture are drawn without regard to its class, uniformly, and
-its place and size come back to where they began (out on one side, in on the other).  So
-at any moment an object that moves left looks like one that moves right: a single frame
-says nothing about the class, and a model that scores well has used time.
+Six classes that only motion tells apart, three along each axis: to one side, to the
+other, and to and fro.  An object's place, size, angle, colour, shape and texture are
+drawn without regard to its class, uniformly, and what leaves on one side enters on the
+other.  So at any moment an object that moves left looks like one that moves right: a
+single frame says nothing about the class, and a model that scores well has used time.
 
-A video shows one or two objects, each in its own part of the picture over a moving
-background.  An object acts all the time, changes its action half-way, or is a
-distractor that stands still or trembles; one video in ten has distractors only.
+A video shows one object over a moving background.  Along each axis it does nothing or
+one of the three, so a video has none to two labels; in one of ten it stands still.
 """
 
 import csv
 import dataclasses
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -29,30 +27,17 @@ LAYOUT = "The synthetic dataset makes its own files."
 CLASSES = (
     "moving left",
     "moving right",
+    "swaying sideways",
     "moving up",
     "moving down",
-    "growing",
-    "shrinking",
-    "turning clockwise",
-    "turning counter-clockwise",
+    "bobbing up and down",
 )
 SOURCE_FPS = 24
 _ID_LETTERS = {"train": "A", "test": "B"}
 
-# One second of each class: widths and heights travelled, size cycles, turns.
-_MOTIONS = (
-    (-1, 0, 0, 0),
-    (1, 0, 0, 0),
-    (0, -1, 0, 0),
-    (0, 1, 0, 0),
-    (0, 0, 1, 0),
-    (0, 0, -1, 0),
-    (0, 0, 0, 1),
-    (0, 0, 0, -1),
-)
-_SLOWEST = np.array([0.45, 0.45, 0.6, 0.4])
-_FASTEST = np.array([0.75, 0.75, 0.9, 0.7])
-_SMALLEST, _LARGEST = 0.45, 0.9  # diameter over the short side of the object's part
+# Of the picture's width or height, each second; one to and fro takes a second.
+_SLOWEST, _FASTEST = 0.5, 0.8
+_SMALLEST, _LARGEST = 0.4, 0.9  # diameter over the picture's short side
 
 default_videos_dir = charades.default_videos_dir
 sources = charades.sources
@@ -64,7 +49,7 @@ clips = charades.clips
 class Settings:
     """What is made: how many videos of which size, from which seed."""
 
-    train_videos: int = 320
+    train_videos: int = 512
     test_videos: int = 96
     height: int = 64
     width: int = 80
@@ -95,32 +80,39 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """One object in its part of the picture.
+    """An object: what it does, and what it looks like.
 
-    `start` is x and y in widths and heights of the part, a phase of the size cycle and
-    an angle in turns, each in 0..1.  `actions` are (class or None, start_seconds,
-    end_seconds, speed), one after the other.
+    Attributes:
+      actions: for x and y, the class, or None to stay.
+      start: x and y in widths and heights of the picture, in 0..1.
+      speeds: widths and heights a second.
+      phases: of swaying and bobbing, in 0..1.
+      size: in 0..1, from the smallest to the largest.
+      angle: in turns.
+      shape: index into the shapes.
+      color: red, green and blue, in 0..1.
+      stripes: of the texture, waves across and along.
     """
 
-    part: tuple[slice, slice]
+    actions: tuple[int | None, int | None]
     start: np.ndarray
-    actions: tuple[tuple[int | None, float, float, np.ndarray], ...]
-    tremble: float
+    speeds: np.ndarray
+    phases: np.ndarray
+    size: float
+    angle: float
     shape: int
     color: np.ndarray
     stripes: np.ndarray
 
-    def states(self, seconds: np.ndarray) -> np.ndarray:
-        """x, y, size phase and angle at each moment, in 0..1.  -> [T, 4]"""
-        states = np.tile(self.start, (len(seconds), 1))  # [T, 4]
-        for action, start, end, speed in self.actions:
+    def places(self, seconds: np.ndarray) -> np.ndarray:
+        """x and y at each moment, in 0..1.  -> [T, 2]"""
+        places = np.tile(self.start, (len(seconds), 1))  # [T, 2]
+        for axis, action in enumerate(self.actions):
             if action is not None:
-                elapsed = np.clip(seconds, start, end) - start
-                states += elapsed[:, None] * speed * _MOTIONS[action]
-        states[:, :2] += self.tremble * np.sin(
-            seconds[:, None] * (23.0, 31.0) + self.start[2:] * 2 * np.pi
-        )
-        return states % 1
+                to_and_fro = np.abs((seconds + self.phases[axis]) % 1 - 0.5)
+                travelled = (-seconds, seconds, to_and_fro)[action % 3]
+                places[:, axis] += self.speeds[axis] * travelled
+        return places % 1
 
 
 def make(
@@ -151,7 +143,7 @@ def make(
             rows.writeheader()
             for index in range(getattr(settings, f"{split}_videos")):
                 video_id = f"{_ID_LETTERS[split]}{index:04d}"
-                rows.writerow(_row(video_id, things(settings, split, index), settings))
+                rows.writerow(_row(video_id, thing(settings, split, index), settings))
                 tasks.append(
                     {
                         "path": videos_dir / f"{video_id}.mp4",
@@ -164,46 +156,23 @@ def make(
     done.write_text(json.dumps(content), encoding="utf-8")
 
 
-def things(settings: Settings, split: str, index: int) -> list[Thing]:
-    """The objects of one video; the same arguments give the same objects."""
+def thing(settings: Settings, split: str, index: int) -> Thing:
+    """The object of one video; the same arguments give the same object."""
     rng = _rng(settings, split, index, stream=0)
-    height, width, seconds = settings.height, settings.width, settings.video_seconds
-    parts = [(slice(0, height), slice(0, width))]
-    if rng.random() < 0.5:  # two objects, side by side along the longer side
-        middle = slice(0, width // 2), slice(width // 2, width)
-        parts = [(slice(0, height), part) for part in middle]
-        if height > width:
-            middle = slice(0, height // 2), slice(height // 2, height)
-            parts = [(part, slice(0, width)) for part in middle]
-    has_action = rng.random() < 0.9
-    actor = rng.integers(len(parts))  # the other one may be a distractor
-    actions = list(rng.permutation(len(CLASSES)))
-    made = []
-    for number, part in enumerate(parts):
-        acts = has_action and (number == actor or rng.random() < 0.8)
-        changes = [0.0, seconds]
-        if rng.random() < 0.3:
-            changes.insert(1, round(seconds / 2, 2))
-        made.append(
-            Thing(
-                part=part,
-                start=rng.random(4),
-                actions=tuple(
-                    (
-                        int(actions.pop()) if acts else None,
-                        start,
-                        end,
-                        rng.uniform(_SLOWEST, _FASTEST),
-                    )
-                    for start, end in itertools.pairwise(changes)
-                ),
-                tremble=0.0 if acts else float(rng.choice([0.0, 0.02])),
-                shape=int(rng.integers(len(_SHAPES))),
-                color=_color(rng),
-                stripes=rng.uniform(3, 7, size=2),
-            )
-        )
-    return made
+    choices = [(None, 0, 1, 2), (None, 3, 4, 5)]
+    is_still = rng.random() < 0.1
+    picks = rng.integers(4, size=2) * (not is_still)
+    return Thing(
+        actions=tuple(axis[pick] for axis, pick in zip(choices, picks, strict=True)),
+        start=rng.random(2),
+        speeds=rng.uniform(_SLOWEST, _FASTEST, size=2),
+        phases=rng.random(2),
+        size=float(rng.random()),
+        angle=float(rng.random()),
+        shape=int(rng.integers(len(_SHAPES))),
+        color=_color(rng),
+        stripes=rng.uniform(3, 7, size=2),
+    )
 
 
 def render(settings: Settings, split: str, index: int) -> np.ndarray:
@@ -212,9 +181,7 @@ def render(settings: Settings, split: str, index: int) -> np.ndarray:
     seconds = np.arange(num_frames) / SOURCE_FPS
     rng = _rng(settings, split, index, stream=1)
     picture = _background(rng, seconds, settings.height, settings.width)
-    for thing in things(settings, split, index):
-        rows, columns = thing.part
-        _draw(picture[:, rows, columns], thing, seconds)
+    _draw(picture, thing(settings, split, index), seconds)
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
@@ -241,18 +208,16 @@ def write_video(path: Path, settings: Settings, split: str, index: int) -> None:
         container.mux(stream.encode())
 
 
-def _row(video_id: str, objects: list[Thing], settings: Settings) -> dict[str, str]:
+def _row(video_id: str, made: Thing, settings: Settings) -> dict[str, str]:
+    end = f"{settings.video_seconds:.2f}"
     actions = [
-        f"c{action:03d} {start:.2f} {end:.2f}"
-        for thing in objects
-        for action, start, end, _ in thing.actions
-        if action is not None
+        f"c{action:03d} 0.00 {end}" for action in made.actions if action is not None
     ]
     return {
         "id": video_id,
-        "script": f"{len(objects)} objects over a moving background.",
+        "script": "One object over a moving background.",
         "actions": ";".join(actions),
-        "length": f"{settings.video_seconds:.2f}",
+        "length": end,
     }
 
 
@@ -283,26 +248,22 @@ def _background(rng, seconds: np.ndarray, height: int, width: int) -> np.ndarray
     return 0.45 + np.tensordot(weights, parts, axes=1)
 
 
-def _draw(picture: np.ndarray, thing: Thing, seconds: np.ndarray) -> None:
-    """Draws an object into its part of the picture [T, h, w, 3], in place."""
+def _draw(picture: np.ndarray, made: Thing, seconds: np.ndarray) -> None:
+    """Draws an object into the pictures [T, H, W, 3], in place."""
     height, width = picture.shape[1:3]
-    left, top, phase, angle = (s[:, None, None] for s in thing.states(seconds).T)
+    left, top = (place[:, None, None] for place in made.places(seconds).T)
     # Nearest copy of the object, so that it leaves on one side and enters on the other.
     x = (np.arange(width) - left * width + width / 2) % width - width / 2
     y = (np.arange(height)[:, None] - top * height + height / 2) % height - height / 2
-    diameter = _SMALLEST * (_LARGEST / _SMALLEST) ** phase * min(height, width)
-    cos, sin = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
-    # Rows grow downwards, so adding to the angle turns clockwise.
-    u = (x * cos + y * sin) / (diameter / 2)  # [T, h, w], -1..1 over the object
+    diameter = _SMALLEST * (_LARGEST / _SMALLEST) ** made.size * min(height, width)
+    cos, sin = np.cos(2 * np.pi * made.angle), np.sin(2 * np.pi * made.angle)
+    u = (x * cos + y * sin) / (diameter / 2)  # [T, H, W], -1..1 over the object
     v = (y * cos - x * sin) / (diameter / 2)
-    inside = _SHAPES[thing.shape](u, v)
+    inside = _SHAPES[made.shape](u, v)
     mask = np.clip(inside * diameter / 2 + 0.5, 0, 1)[..., None]  # soft over one pixel
-    across, along = thing.stripes
-    # Brighter towards one end, so that a turn shows even where the outline is round.
-    texture = (
-        0.6 + 0.25 * v + 0.15 * np.sin(across * u) * np.sin(along * v)
-    )  # [T, h, w]
-    picture += mask * (texture[..., None] * thing.color - picture)
+    across, along = made.stripes
+    texture = 0.8 + 0.2 * np.sin(across * u) * np.sin(along * v + 1)  # [T, H, W]
+    picture += mask * (texture[..., None] * made.color - picture)
 
 
 def _half_disc(u, v):
@@ -326,5 +287,4 @@ def _spike(u, v):
     return np.minimum(v + 0.35, 0.95 - v - 1.9 * np.abs(u)) * 0.7
 
 
-# None looks the same after half a turn or less, so that every turn can be seen.
 _SHAPES = (_half_disc, _triangle, _corner, _drop)

@@ -75,91 +75,73 @@ def test_other_settings_replace_the_files(made, tmp_path):
     assert len(list(clips)) == 1
 
 
-def states_by_class(second: float) -> list[np.ndarray]:
-    """x, y, size phase and angle of each object at one moment, by class acting then."""
+def looks_by_class(second: float) -> list[np.ndarray]:
+    """x, y, size and angle of each object at one moment, by class."""
     settings = synthetic.Settings()
     found = [[] for _ in synthetic.CLASSES]
     for index in range(4000):
-        for thing in synthetic.things(settings, "train", index):
-            (state,) = thing.states(np.array([second]))
-            for action, start, end, _ in thing.actions:
-                if action is not None and start <= second <= end:
-                    found[action].append(state)
-    return [np.array(states) for states in found]
+        thing = synthetic.thing(settings, "train", index)
+        (place,) = thing.places(np.array([second]))
+        for action in thing.actions:
+            if action is not None:
+                found[action].append([*place, thing.size, thing.angle])
+    return [np.array(looks) for looks in found]
 
 
 @pytest.mark.parametrize("second", [0.0, 1.0, 2.7])
 def test_a_single_frame_says_nothing_about_the_class(second):
     # Uniform at every moment for every class: compare with the uniform distribution
     # (Kolmogorov-Smirnov; 2.2 / sqrt(n) is exceeded once in 8,000 times).
-    for states in states_by_class(second):
-        steps = np.arange(1, len(states) + 1)[:, None] / len(states)
-        distance = np.abs(np.sort(states, axis=0) - steps).max(axis=0)
-        assert len(states) > 300
-        assert (distance < 2.2 / np.sqrt(len(states))).all()
+    for looks in looks_by_class(second):
+        steps = np.arange(1, len(looks) + 1)[:, None] / len(looks)
+        distance = np.abs(np.sort(looks, axis=0) - steps).max(axis=0)
+        assert len(looks) > 300
+        assert (distance < 2.2 / np.sqrt(len(looks))).all()
+
+
+def moved(action: int, seconds: float) -> np.ndarray:
+    """How far an object of this class goes along its axis, step by step."""
+    axis = action // 3
+    thing = next(
+        thing
+        for thing in (synthetic.thing(SETTINGS, "train", i) for i in range(300))
+        if thing.actions[axis] == action
+    )
+    places = thing.places(np.arange(0, seconds, 0.02))[:, axis]
+    return (np.diff(places) + 0.5) % 1 - 0.5
+
+
+@pytest.mark.parametrize("action, sign", [(0, -1), (1, 1), (3, -1), (4, 1)])
+def test_classes_move_as_named(action, sign):
+    assert (moved(action, seconds=1.0) * sign > 0).all()
+
+
+@pytest.mark.parametrize("action", [2, 5])
+def test_swaying_and_bobbing_go_nowhere(action):
+    steps = moved(action, seconds=1.0 + 0.02)
+    assert abs(steps.sum()) < 1e-9
+    assert (np.abs(steps) > 0).sum() > 45
+    assert 0.4 < (steps > 0).mean() < 0.6
 
 
 def test_opposite_classes_are_each_other_backwards():
     seconds = np.arange(33) / 12
-    thing = next(
-        thing
-        for index in range(99)
-        for thing in synthetic.things(synthetic.Settings(), "train", index)
-        if len(thing.actions) == 1 and thing.actions[0][0] is not None
+    thing = synthetic.thing(synthetic.Settings(), "train", 0)
+    there = dataclasses.replace(thing, actions=(0, 4))
+    back = dataclasses.replace(
+        thing, actions=(1, 3), start=there.places(seconds[-1:])[0]
     )
-    ((action, start, end, speed),) = thing.actions
-    there = thing.states(seconds)
-    opposite = dataclasses.replace(
-        thing, start=there[-1], actions=((action ^ 1, start, end, speed),)
-    )
-    difference = opposite.states(seconds)[::-1] - there
+    difference = back.places(seconds)[::-1] - there.places(seconds)
     np.testing.assert_allclose((difference + 0.5) % 1, 0.5, atol=1e-9)
 
 
-@pytest.mark.parametrize("action, axis, sign", [(0, 1, -1), (1, 1, 1), (2, 0, -1)])
-def test_classes_move_as_named(action, axis, sign):
-    thing = next(
-        thing
-        for index in range(200)
-        for thing in synthetic.things(SETTINGS, "train", index)
-        if thing.actions[0][0] == action
-    )
-    x, y = thing.states(np.array([0.0, 0.1]))[:, :2].T
-    moved = ((x if axis else y)[1] - (x if axis else y)[0] + 0.5) % 1 - 0.5
-    assert moved * sign > 0.03
-
-
-def test_turning_clockwise_looks_so():
-    # A corner pointing right turns towards the bottom, as the hands of a clock do.
-    thing = synthetic.Thing(
-        part=(slice(0, 40), slice(0, 40)),
-        start=np.array([0.5, 0.5, 0.9, 0.75]),
-        actions=((6, 0.0, 1.0, np.array([0, 0, 0, 0.25])),),
-        tremble=0.0,
-        shape=3,  # a drop, whose tip points down at angle 0: so right at 3/4
-        color=np.ones(3),
-        stripes=np.zeros(2),
-    )
-    picture = np.zeros((2, 40, 40, 3))
-    synthetic._draw(picture, thing, np.array([0.0, 1.0]))
-    y, x = np.mgrid[:40, :40] - 20
-    mass = picture[..., 0] / picture[..., 0].sum(axis=(1, 2), keepdims=True)
-    far = np.hypot(x, y) > 10  # the tip alone reaches out this far
-    right = [(m * x * far).sum() for m in mass]
-    down = [(m * y * far).sum() for m in mass]
-    assert abs(right[0]) > abs(down[0]) and abs(down[1]) > abs(right[1])
-    assert np.sign(right[0]) == np.sign(down[1])
+def test_some_videos_have_no_label_and_some_have_two():
+    things = [synthetic.thing(synthetic.Settings(), "train", i) for i in range(200)]
+    counts = [sum(action is not None for action in t.actions) for t in things]
+    assert set(counts) == {0, 1, 2}
 
 
 def test_without_an_encoder_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", set())
     with pytest.raises(ValueError, match=r"no H.264 encoder \(libx264\). Install"):
         synthetic.write_video(tmp_path / "v.mp4", SETTINGS, "train", 0)
-
-
-def test_parts_do_not_overlap():
-    for index in range(50):
-        seen = np.zeros((64, 80), int)
-        for thing in synthetic.things(SETTINGS, "train", index):
-            seen[thing.part] += 1
-        assert seen.max() == 1
