@@ -15,6 +15,7 @@ import functools
 import importlib
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def build(
       max_skipped: share of a split's videos that may be unusable, 0..1.
       max_seconds: a longer video is skipped.
       timeout_seconds: a video whose decoding takes longer is skipped.
-      overwrite: delete the shards of `splits` first.
+      overwrite: delete the shards of `splits` first, and made videos.
       runner: a Beam runner instead of local processes.
       beam_args: command-line arguments for Beam.
       **settings: fields of the dataset's Settings, where it makes its own videos.
@@ -146,6 +147,8 @@ def build(
             leftover.unlink()
         if made:
             annotations_dir = folder / "raw"
+            if overwrite:
+                shutil.rmtree(annotations_dir, ignore_errors=True)
             module.make(
                 made,
                 annotations_dir,
@@ -354,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--overwrite",
         action="store_true",
-        help="delete the shards of these splits first",
+        help="delete the shards of these splits first, and the videos of synthetic",
     )
     add(
         "--runner",

@@ -306,6 +306,16 @@ def test_killed_and_started_again(tmp_path):
     )
 
 
+def test_overwriting_makes_the_videos_anew(tmp_path):
+    settings = {"train_videos": 2, "test_videos": 2, "video_seconds": 0.5}
+    build.build("synthetic", tmp_path, **settings)
+    video = tmp_path / "synthetic" / "raw" / "Charades_v1_480" / "A0000.mp4"
+    before = video.read_bytes()
+    video.write_text("damaged")
+    build.build("synthetic", tmp_path, overwrite=True, **settings)
+    assert video.read_bytes() == before
+
+
 USER_ERRORS = {
     "no annotations": (["charades"], "--annotations_dir is missing.\nCharades expects"),
     "wrong folder": (
