@@ -33,6 +33,8 @@ class Clip:
       label_ids: class indices of the whole clip, ascending, without repetition.
       segments: (label id, start_seconds, end_seconds), as annotated, in file order.
       notes: names of annotation anomalies, one for each time one occurs.
+      row: of the split, in file order from 0; the build counts them.  Evaluation ranks
+        ties in this order.
     """
 
     video_id: str
@@ -42,3 +44,4 @@ class Clip:
     label_ids: tuple[int, ...] = ()
     segments: tuple[tuple[int, float, float], ...] = ()
     notes: tuple[str, ...] = ()
+    row: int = 0

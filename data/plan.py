@@ -1,5 +1,6 @@
 """Which shard holds which clip, and whether what is there can be continued."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,8 +45,9 @@ def shards_of(
                 " --overwrite to delete what is there."
             )
     members: list[list[manifest.Clip]] = [[] for _ in range(num_shards)]
-    for clip in clips:
-        members[records.shard_of(clip.video_id, num_shards)].append(clip)
+    for row, clip in enumerate(clips):
+        shard = records.shard_of(clip.video_id, num_shards)
+        members[shard].append(dataclasses.replace(clip, row=row))
     return [
         shards.Shard(
             path=folder / records.shard_name(dataset, split, i, num_shards),

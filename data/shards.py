@@ -49,7 +49,7 @@ class Shard:
     def annotations_checksum(self) -> str:
         """CRC-32 of what the annotations say of these clips, and of the class list."""
         said = [
-            [c.video_id, c.start_seconds, c.end_seconds, c.label_ids, c.segments]
+            [c.row, c.video_id, c.start_seconds, c.end_seconds, c.label_ids, c.segments]
             for c in self.clips
         ]
         return _checksum([said, self.classes])
@@ -106,6 +106,8 @@ def build_shard(
                 skipped.append(
                     {
                         "id": clip.video_id,
+                        "row": clip.row,
+                        "labels": list(clip.label_ids),
                         "reason": error.reason,
                         "detail": error.detail,
                     }
@@ -196,6 +198,7 @@ def _encode(clip: manifest.Clip, video: frames.Video, shard: Shard) -> bytes:
 def _entry(clip: manifest.Clip, video: frames.Video) -> dict[str, Any]:
     return {
         "id": clip.video_id,
+        "row": clip.row,
         "frames": len(video.frames),
         "height": video.height,
         "width": video.width,

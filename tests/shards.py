@@ -1,6 +1,7 @@
 """Data sets of shards for tests, written with records.encode alone."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,11 +51,14 @@ def write_dataset(
     """Writes data set "toy"; each shard is {video id: video}.  Returns its folder."""
     folder = data_dir / "toy"
     folder.mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries, rows = [], itertools.count()
     for number, videos in enumerate(shards):
         name = records.shard_name("toy", split, number, len(shards))
         write_records(folder / name, [encode(*item) for item in videos.items()])
-        built = [{"id": i, "frames": len(v.frames)} for i, v in videos.items()]
+        built = [
+            {"id": i, "row": next(rows), "frames": len(v.frames)}
+            for i, v in videos.items()
+        ]
         report = {"built": built, "skipped": []}
         (folder / name).with_suffix(".json").write_text(json.dumps(report))
         frames = [frame for video in videos.values() for frame in video.frames]

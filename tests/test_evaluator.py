@@ -6,7 +6,18 @@ from tests import toy_model
 from tl_tf import evaluator, losses, optim, runtime
 
 V, K = 2, toy_model.K
-IDS = [["a", "b"], ["c", "d", "e"]]  # 5 videos in 2 shards
+ROWS = {"a": 3, "b": 0, "c": 1, "d": 5, "e": 2}  # of the annotations
+BROKEN = {"id": "f", "row": 4, "labels": [2], "reason": "truncated", "detail": ""}
+
+
+def reports(*, skipped=()) -> list[dict]:
+    """Of 5 videos in 2 shards."""
+    ids = [["a", "b"], ["c", "d", "e"]]
+    shards = [[{"id": i, "row": ROWS[i]} for i in shard] for shard in ids]
+    return [
+        {"built": shards[0], "skipped": list(skipped)},
+        {"built": shards[1], "skipped": []},
+    ]
 
 
 def rows(seed: int = 5) -> dict[str, np.ndarray]:
@@ -39,7 +50,7 @@ def make(data, *, merge="max", strategy=None, kind="sigmoid", **kwargs):
         strategy=strategy,
         batches=tf.data.Dataset.from_tensor_slices(data).batch(2),
         num_batches=3,
-        video_ids=kwargs.pop("video_ids", IDS),
+        reports=reports(skipped=kwargs.pop("skipped", ())),
         merge=merge,
         on_result=found.append,
         **kwargs,
@@ -53,26 +64,48 @@ def expected_scores(data, model) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
+def average_precision(scores, labels) -> float:
+    """Of one class, rows in the order in which ties are kept."""
+    hits = labels[np.argsort(-scores, kind="stable")]
+    precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return (precisions * hits).sum() / hits.sum()
+
+
 @pytest.mark.parametrize("merge", ["max", "mean"])
 def test_views_are_merged_and_padding_is_dropped(merge):
     data = rows()
     loop, found = make(data, merge=merge)
     output = loop.evaluate(tf.constant(-1))
     (evaluation,) = found
-    scores = expected_scores(data, loop.model)
+    assert evaluation.video_ids == ["b", "c", "e", "a", "d"]  # by row
+    order = [1, 2, 4, 0, 3]
+    scores = expected_scores(data, loop.model)[order]
     np.testing.assert_allclose(evaluation.view_scores, scores, rtol=1e-5)
-    assert evaluation.video_ids == ["a", "b", "c", "d", "e"]
+    labels = data["labels"][order]
     merged = scores.max(axis=1) if merge == "max" else scores.mean(axis=1)
-    merged[4] = -1  # no label: last
-    labels = data["labels"][:5]
-    by_hand = []
-    for k in range(K):
-        order = np.argsort(-merged[:, k], kind="stable")
-        hits = labels[order, k]
-        precisions = np.cumsum(hits) / np.arange(1, 6)
-        by_hand.append((precisions * hits).sum() / hits.sum())
+    merged[2] = -1  # e has no label: last
+    by_hand = [average_precision(merged[:, k], labels[:, k]) for k in range(K)]
     np.testing.assert_allclose(evaluation.per_class, by_hand, rtol=1e-12)
     assert output["eval/map"] == pytest.approx(np.mean(by_hand))
+
+
+def test_a_broken_video_counts_as_ranked_last():
+    data = rows()
+    loop, found = make(data, skipped=[BROKEN])
+    loop.evaluate(tf.constant(-1))
+    merged = expected_scores(data, loop.model)[[1, 2, 4, 0]].max(axis=1)
+    merged = np.insert(merged, 4, -2, axis=0)  # f, in its row; then d
+    merged = np.append(merged, expected_scores(data, loop.model)[[3]].max(axis=1), 0)
+    merged[2] = -1  # e has no label; it stands before f, so it wins the tie
+    merged[4] = -1
+    labels = data["labels"][[1, 2, 4, 0, 5, 3]]
+    labels[4] = [0, 0, 1, 0]
+    by_hand = [average_precision(merged[:, k], labels[:, k]) for k in range(K)]
+    np.testing.assert_allclose(found[0].per_class, by_hand, rtol=1e-12)
+    assert found[0].video_ids == ["b", "c", "e", "a", "d"]
+    whole, whole_found = make(data)
+    whole.evaluate(tf.constant(-1))
+    assert found[0].values["map"] < whole_found[0].values["map"]
 
 
 def test_two_replicas_see_what_one_sees():

@@ -22,7 +22,7 @@ class Evaluation:
     Attributes:
       values: the metrics by name: map and wap, or top1 and top5; and the loss.
       per_class: average precision [K] (NaN without a positive), or None.
-      video_ids: N of them, in the order of the annotations' shards.
+      video_ids: N of them, in the order of the annotations.
       labels: [N, K], 0 or 1.
       view_scores: float32 [N, V, K], before merging.
       view_starts: int32 [N, V], the source frame at which each view begins.
@@ -48,7 +48,8 @@ class Evaluator(orbit.AbstractEvaluator):
         labels [B, K], mask [B], shard [B], record [B], starts [B, V]; as many batches
         on every host.
       num_batches: of one pass.
-      video_ids: by shard and record: those that must be seen, each once.
+      reports: of the shards, as `records.DatasetInfo.reports`: which videos must
+        be seen, each once, and which could not be built.
       merge: "max" or "mean" of a video's scores over its views.
       jit_compile: whether the forward pass is compiled by XLA.
       explain_data_error: turns an error of the input into one readable sentence.
@@ -68,7 +69,7 @@ class Evaluator(orbit.AbstractEvaluator):
         strategy: tf.distribute.Strategy,
         batches: Iterable[dict[str, tf.Tensor]],
         num_batches: int,
-        video_ids: list[list[str]],
+        reports: list[dict[str, Any]],
         merge: str,
         jit_compile: bool = False,
         explain_data_error: Callable[[tf.errors.OpError], str] = str,
@@ -86,7 +87,8 @@ class Evaluator(orbit.AbstractEvaluator):
         self._strategy = strategy
         self._batches = batches
         self._num_batches = num_batches
-        self._video_ids = video_ids
+        self._built = [report["built"] for report in reports]
+        self._skipped = [video for report in reports for video in report["skipped"]]
         self._merge = merge
         self._explain_data_error = explain_data_error
         self._on_progress = on_progress
@@ -180,54 +182,64 @@ class Evaluator(orbit.AbstractEvaluator):
         return rows | {"logits": np.stack(logits, axis=1)}  # [B, V, K]
 
     def _rank(self, rows: dict[str, np.ndarray]) -> Evaluation:
-        order = np.lexsort((rows["record"], rows["shard"]))
+        self._check_coverage(rows["shard"], rows["record"])
+        videos = [
+            self._built[shard][record]
+            for shard, record in zip(rows["shard"], rows["record"], strict=True)
+        ]
+        order = np.argsort([video["row"] for video in videos])  # of the annotations
         rows = {name: values[order] for name, values in rows.items()}
-        video_ids = self._check_coverage(rows["shard"], rows["record"])
-        view_scores = self._loss.scores(rows["logits"]).numpy()  # [N, V, K]
-        scores = MERGES[self._merge](view_scores, axis=1)  # [N, K]
-        labels = rows["labels"]
-        views = rows["logits"].shape[1]
-        view_labels = np.repeat(labels[:, np.newaxis], views, axis=1)
-        view_losses = self._loss(rows["logits"], view_labels)
-        values, per_class = self._metrics(scores, labels)
+        videos = [videos[i] for i in order]
+        logits, labels = rows["logits"], rows["labels"]  # [N, V, K], [N, K]
+        view_scores = self._loss.scores(logits).numpy()
+        view_labels = np.repeat(labels[:, np.newaxis], logits.shape[1], axis=1)
+        values, per_class = self._metrics(
+            MERGES[self._merge](view_scores, axis=1), labels, videos
+        )
         return Evaluation(
-            values=values | {"loss": float(np.mean(view_losses))},
+            values=values | {"loss": float(np.mean(self._loss(logits, view_labels)))},
             per_class=per_class,
-            video_ids=video_ids,
+            video_ids=[video["id"] for video in videos],
             labels=labels,
             view_scores=view_scores,
             view_starts=rows["starts"],
         )
 
-    def _metrics(self, scores, labels) -> tuple[dict[str, float], np.ndarray | None]:
+    def _metrics(
+        self, scores: np.ndarray, labels: np.ndarray, videos: list[dict[str, Any]]
+    ) -> tuple[dict[str, float], np.ndarray | None]:
         if self._loss.kind == "softmax":
             ks = [k for k in (1, 5) if k <= scores.shape[1]]
             return {
                 f"top{k}": metrics.top_k_accuracy(scores, labels, k) for k in ks
             }, None
-        found = metrics.charades_map(scores, labels)
+        # The official rule scores a video without prediction as -inf, in its place: a
+        # broken file must not raise the score.
+        missing = np.zeros([len(self._skipped), labels.shape[1]])
+        for row, video in zip(missing, self._skipped, strict=True):
+            row[video["labels"]] = 1
+        order = np.argsort([video["row"] for video in (*videos, *self._skipped)])
+        found = metrics.charades_map(
+            np.concatenate([scores, np.full_like(missing, -np.inf)])[order],
+            np.concatenate([labels, missing])[order],
+        )
         return {"map": found.mean, "wap": found.weighted}, found.per_class
 
-    def _check_coverage(self, shards: np.ndarray, records: np.ndarray) -> list[str]:
+    def _check_coverage(self, shards: np.ndarray, records: np.ndarray) -> None:
         seen = list(zip(shards.tolist(), records.tolist(), strict=True))
-        wanted = [
-            (s, r) for s, ids in enumerate(self._video_ids) for r in range(len(ids))
-        ]
-        if seen != wanted:
-            missing = sorted(set(wanted) - set(seen))
-            extra = len(seen) - len(set(seen) & set(wanted))
-            example = (
-                f", as {self._video_ids[missing[0][0]][missing[0][1]]}"
-                if missing
-                else ""
-            )
+        wanted = {
+            (s, r) for s, built in enumerate(self._built) for r in range(len(built))
+        }
+        missing = sorted(wanted - set(seen))
+        extra = len(seen) - len(wanted & set(seen))
+        if missing or extra:
+            example = "".join(f", as {self._built[s][r]['id']}" for s, r in missing[:1])
             raise ValueError(
                 f"evaluation: wanted each of {len(wanted)} videos once, got"
                 f" {len(missing)} not at all{example} and {extra} too often. The shards"
                 " do not hold what their reports list: run the same data.build command"
                 " again."
             )
-        return [self._video_ids[s][r] for s, r in seen]
 
 
 def result_scores(evaluation: Evaluation) -> dict[str, Any]:

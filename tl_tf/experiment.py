@@ -324,7 +324,7 @@ def build_evaluator(
         strategy=session.strategy,
         batches=clips.dataset,
         num_batches=clips.num_batches,
-        video_ids=clips.info.video_ids(clips.split),
+        reports=clips.info.reports(clips.split),
         merge=merge,
         jit_compile=jit_compile,
         explain_data_error=clips.explain,

@@ -248,12 +248,13 @@ class DatasetInfo:
                 )
         return paths
 
+    def reports(self, split: str) -> list[dict[str, Any]]:
+        """The reports of the split's shards, in order: see `read_shard_report`."""
+        return [read_shard_report(path) for path in self.shard_paths(split)]
+
     def video_ids(self, split: str) -> list[list[str]]:
-        """Video ids by shard and record, read from the shards' reports."""
-        return [
-            [video["id"] for video in read_shard_report(path)["built"]]
-            for path in self.shard_paths(split)
-        ]
+        """Video ids by shard and record."""
+        return [[v["id"] for v in r["built"]] for r in self.reports(split)]
 
     def coverage(self, split: str) -> dict[str, Any]:
         """How much of what the annotations list was built: for every result file."""
@@ -268,7 +269,12 @@ class DatasetInfo:
 
 
 def read_shard_report(shard_path: Path) -> dict[str, Any]:
-    """The report beside a shard: {built: [{id, frames, ...}], skipped, sha256, ...}."""
+    """The report beside a shard.
+
+    `built` has an entry for each record, in order: {id, row, frames, labels, ...};
+    `skipped` one for each video that could not be built: {id, row, labels, reason,
+    detail}.  `row` is the video's place in the annotations of its split.
+    """
     return json.loads(shard_path.with_suffix(".json").read_text(encoding="utf-8"))
 
 

@@ -257,21 +257,20 @@ def test_crashes_and_hangs_cost_one_video_each(tmp_path, monkeypatch, capsys):
         max_skipped=1,
     )
     assert info.video_ids("test") == [["AAAA0", "AAAA1"]]
-    assert info.split("test")["skipped"] == [
-        {
-            "id": "CRASH",
-            "reason": "crashed",
-            "detail": "the process was ended by SIGSEGV",
-        },
-        {"id": "GONE1", "reason": "missing", "detail": "no such file"},
-        {"id": "HANGS", "reason": "timeout", "detail": "no answer after 12 s"},
-        {
-            "id": "RAISE",
-            "reason": "unreadable",
-            "detail": "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in"
-            " position 0: made up",
-        },
+    skipped = info.split("test")["skipped"]
+    assert [(s["id"], s["row"], s["reason"], s["detail"]) for s in skipped] == [
+        ("CRASH", 1, "crashed", "the process was ended by SIGSEGV"),
+        ("GONE1", 5, "missing", "no such file"),
+        ("HANGS", 2, "timeout", "no answer after 12 s"),
+        (
+            "RAISE",
+            3,
+            "unreadable",
+            "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0:"
+            " made up",
+        ),
     ]
+    assert all(s["labels"] == [0] for s in skipped)
 
 
 def test_limit_takes_the_first_videos(source, tmp_path):
@@ -419,6 +418,7 @@ def test_report_lists_each_video(built):
     entries = {v["id"]: v for r in reports for v in r["built"]}
     assert entries["CCCC0"] == {
         "id": "CCCC0",
+        "row": 0,
         "frames": 14,
         "height": 36,
         "width": 48,
