@@ -1,6 +1,7 @@
 """Environment and fixtures that every test shares."""
 
 import gc
+from pathlib import Path
 
 import pytest
 
@@ -8,13 +9,19 @@ from tl_tf import startup
 
 startup.quiet_tensorflow()  # before anything imports TensorFlow
 
+import gin  # noqa: E402
 import tensorflow as tf  # noqa: E402
+import tf_keras  # noqa: E402
+
+from tests import tiny  # noqa: E402
 
 # Two logical CPUs for every test: devices cannot be added once TensorFlow has started.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+gc.collect()
+gc.freeze()  # what the libraries hold need not be looked at after each test
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +34,15 @@ def _collect_garbage():
 @pytest.fixture(autouse=True)
 def _forget_gin():
     """No test sees the bindings or the precision of another."""
-    import gin
-    import tf_keras
-
     gin.clear_config()
     yield
     gin.clear_config()
     tf_keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A data folder with the synthetic data set, small; for reading only."""
+    data_dir = tmp_path_factory.mktemp("tiny_data")
+    tiny.build_data(data_dir)
+    return data_dir
