@@ -7,6 +7,11 @@ import tensorflow as tf
 from tl_tf import optim
 
 
+def test_the_rate_grows_with_the_batch():
+    assert optim.rate_of_batch(0.8, rate_clips=4, batch_size=256) == pytest.approx(51.2)
+    assert optim.rate_of_batch(0.8, rate_clips=4, batch_size=1) == pytest.approx(0.2)
+
+
 def test_warmup_then_cosine_then_constant():
     schedule = optim.warmup_cosine(2.0, 30, warmup_steps=10, end_learning_rate=0.2)
     found = [float(schedule(step)) for step in (0, 5, 10, 20, 30, 31, 1000)]

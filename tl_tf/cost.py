@@ -115,9 +115,12 @@ def table(cost: Cost, depth: int = 2) -> str:
             f"{row.scope or '(model)':{width}}  {row.multiply_adds / 1e9:15.3f}  "
             f"{row.flops / 1e9:9.3f}  {row.parameters / 1e6:12.4f}"
         )
-    lines.append(
-        "GFLOPs: two per multiply-add, softmax 5 and other arithmetic 1 per element."
-    )
+    lines += [
+        "multiply-adds: one each, of convolutions and matrix products (Tables I to IX).",
+        "GFLOPs: two per multiply-add, softmax 5 and other arithmetic 1 per element"
+        " (Tables XI to XIII).",
+        "parameters: the trained ones; moving statistics are left out.",
+    ]
     return "\n".join(lines)
 
 

@@ -165,9 +165,10 @@ def train(
             num_hosts=hosts,
             host=runtime.host_index(strategy),
         )
-    schedule = optim.warmup_cosine(
-        learning_rate * batch_size / learning_rate_clips, total_steps
+    rate = optim.rate_of_batch(
+        learning_rate, rate_clips=learning_rate_clips, batch_size=batch_size
     )
+    schedule = optim.warmup_cosine(rate, total_steps)
     model, optimizer = _build(session, build_model, schedule, clips.info, seed=seed)
     iterator = iter(clips.dataset)
     loss = losses.build_loss()
