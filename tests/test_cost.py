@@ -68,8 +68,9 @@ def test_rows_add_up_by_scope(tiny_cost):
 def test_table_states_its_convention(tiny_cost):
     lines = cost.table(tiny_cost, depth=1).splitlines()
     assert lines[0] == "tiny, one forward pass of 2 x 5 x 7 x 3"
-    assert lines[-2].split() == ["total", "0.000", "0.000", "0.0002"]
-    assert "two per multiply-add" in lines[-1]
+    assert lines[-4].split() == ["total", "0.000", "0.000", "0.0002"]
+    assert "one each" in lines[-3]
+    assert "two per multiply-add" in lines[-2]
 
 
 @pytest.mark.parametrize(
