@@ -82,7 +82,10 @@ def write_dataset(
             "classes": list(CLASSES),
             "splits": {},
         }
+    num_videos = sum(entry["records"] for entry in entries)
     info["splits"][split] = {
+        "videos_expected": num_videos,
+        "videos_built": num_videos,
         "frames": sum(entry["frames"] for entry in entries),
         "bytes": sum(entry["bytes"] for entry in entries),
         "shards": entries,

@@ -170,6 +170,8 @@ def train(
     )
     schedule = optim.warmup_cosine(rate, total_steps)
     model, optimizer = _build(session, build_model, schedule, clips.info, seed=seed)
+    if jit_compile:
+        _check_compilable(model, strategy)
     iterator = iter(clips.dataset)
     loss = losses.build_loss()
     loop = trainer.Trainer(
@@ -218,12 +220,12 @@ def train(
             report.say(f"train  going on from checkpoint ckpt-{step.numpy()}")
         with controller.summary_manager.summary_writer().as_default():
             report.show_config(int(step.numpy()))
-        if evaluation is None:
+        if step.numpy() < total_steps and evaluation is None:
             controller.train(total_steps)
-        elif not controller.train_and_evaluate(
-            total_steps, eval_interval=eval_every_steps
-        ):
-            controller.evaluate()  # trained to the end before: only the score is due
+        elif step.numpy() < total_steps:
+            controller.train_and_evaluate(total_steps, eval_interval=eval_every_steps)
+        elif evaluation is not None:  # trained to the end before: the score is due
+            controller.evaluate()
 
 
 @gin.configurable
@@ -373,6 +375,19 @@ def _build(
         optimizer = optim.build_optimizer(learning_rate)
         optimizer.build(model.trainable_variables)
     return model, optimizer
+
+
+def _check_compilable(model: tf_keras.Model, strategy: tf.distribute.Strategy) -> None:
+    """Refuses what XLA cannot compile: replicas that talk within the forward pass."""
+    replicas = strategy.num_replicas_in_sync
+    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    if replicas == 1 or is_tpu:  # on a TPU the replicas are compiled as one program
+        return
+    if any(getattr(layer, "synchronized", False) for layer in model.submodules):
+        raise ValueError(
+            f"train.jit_compile=True cannot be had with batch_norm='sync' on {replicas}"
+            " replicas. Leave jit_compile at False, or use batch_norm='local'."
+        )
 
 
 def _eval_clips(session: Session) -> video.ClipDataset:

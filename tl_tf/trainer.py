@@ -80,7 +80,9 @@ class Trainer(orbit.AbstractTrainer):
                 f" {self._host_replicas} replicas x {accumulation_steps} accumulation"
                 " steps. Change train.batch_size or train.accumulation_steps."
             )
-        self._gradients = tf.function(self._compute_gradients, jit_compile=jit_compile)
+        self._gradients = self._compute_gradients
+        if jit_compile:  # else no function of its own: synchronized norms need that
+            self._gradients = tf.function(self._compute_gradients, jit_compile=True)
         self._step = tf.function(self._distributed_step)
 
     def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
