@@ -237,7 +237,8 @@ def _images(tag: str, images: list[np.ndarray], *, step: int) -> None:
     padded = np.full((len(images), height, width, 3), 255, np.uint8)
     for slot, image in zip(padded, images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image
-    tf.summary.image(tag, padded, step=step, max_outputs=len(images))
+    with tf.summary.record_if(True):  # Orbit turns summaries off inside its train loop
+        tf.summary.image(tag, padded, step=step, max_outputs=len(images))
 
 
 def _label_text(labels: np.ndarray, classes) -> str:

@@ -92,10 +92,10 @@ def _sheet(rows: int, columns: int, aspect: float, title: str):
         axis.set_yticks([])
         axis.set_frame_on(False)
     sheet.suptitle(title, fontsize=9)
-    sheet.tight_layout(pad=0.4)
     return sheet, axes
 
 
 def _pixels(sheet: figure.Figure) -> np.ndarray:
+    sheet.tight_layout(pad=0.4)
     sheet.canvas.draw()
     return np.asarray(sheet.canvas.buffer_rgba())[..., :3].copy()

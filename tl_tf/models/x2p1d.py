@@ -12,6 +12,7 @@ from tl_tf.layers import conv2plus1d, token_learner
 STAGE_FILTERS = (24, 48, 96, 192)
 INNER_FILTERS = (54, 108, 216, 432)
 STAGE_DEPTHS = (3, 5, 11, 7)
+STAGE_STRIDES = (2, 2, 2, 2)
 HEAD_FILTERS = 2048  # X3D keeps it at every width
 STEM_KERNEL_FRAMES = 5
 
@@ -45,6 +46,7 @@ class X2Plus1D(tf_keras.Model):
         use_conv2d: bool,
         width: float,
         stage_depths: Sequence[int],
+        stage_strides: Sequence[int],
         stem_kernel: str,
         use_early_pooling: bool,
         batch_norm: str,
@@ -78,7 +80,7 @@ class X2Plus1D(tf_keras.Model):
                 block = conv2plus1d.Conv2Plus1DBlock(
                     scaled(STAGE_FILTERS[i]),
                     scaled(INNER_FILTERS[i]),
-                    stride=2 if j == 0 else 1,
+                    stride=stage_strides[i] if j == 0 else 1,
                     token_module=token_module if has_module else None,
                     use_conv2d=use_conv2d or not has_module,
                     batch_norm=batch_norm,
@@ -129,7 +131,7 @@ class X2Plus1D(tf_keras.Model):
 
         for stage, blocks in self.stages.items():
             for j, block in enumerate(blocks):
-                x, inside = block(x, training=training)  # H and W halve at block 0
+                x, inside = block(x, training=training)  # block 0 takes the stride
                 endpoints[f"{stage}/block_{j}"] = x
                 for name, tensor in inside.items():
                     endpoints[f"{stage}/block_{j}/{name}"] = tensor
@@ -180,6 +182,7 @@ def build_x2p1d(
     cost_matching: bool = False,
     width: float = 1.0,
     stage_depths: Sequence[int] = STAGE_DEPTHS,
+    stage_strides: Sequence[int] = STAGE_STRIDES,
     stem_kernel: str = "full",
     use_early_pooling: bool = False,
     batch_norm: str = "local",
@@ -204,6 +207,8 @@ def build_x2p1d(
         0.81M parameters: a 1x1 projection before the pooling, and mixing "per_token".
       width: factor on every channel count but the last projection's, above 0.
       stage_depths: blocks of each of the four stages, at least 1 each.
+      stage_strides: by which each stage divides H and W, 1 or 2 each: small pictures
+        want a grid left for the learned tokens to choose from.
       stem_kernel: temporal convolution of the stem, "full" or "depthwise" (X3D).
       use_early_pooling: averages before the last projection (X3D in training), for 7
         GFLOPs less.
@@ -223,6 +228,12 @@ def build_x2p1d(
         "stage_depths",
         f"{len(STAGE_DEPTHS)} depths >= 1",
         stage_depths,
+    )
+    _check(
+        len(stage_strides) == len(STAGE_DEPTHS) and set(stage_strides) <= {1, 2},
+        "stage_strides",
+        f"{len(STAGE_DEPTHS)} strides of 1 or 2",
+        stage_strides,
     )
     for name, value, choices in (
         ("module", module, MODULES),
@@ -275,6 +286,7 @@ def build_x2p1d(
         use_conv2d=use_conv2d,
         width=width,
         stage_depths=stage_depths,
+        stage_strides=stage_strides,
         stem_kernel=stem_kernel,
         use_early_pooling=use_early_pooling,
         batch_norm=batch_norm,
