@@ -85,7 +85,7 @@ def test_views_are_merged_and_padding_is_dropped(merge):
     merged = scores.max(axis=1) if merge == "max" else scores.mean(axis=1)
     merged[2] = -1  # e has no label: last
     by_hand = [average_precision(merged[:, k], labels[:, k]) for k in range(K)]
-    np.testing.assert_allclose(evaluation.per_class, by_hand, rtol=1e-12)
+    np.testing.assert_allclose(evaluation.ranking.per_class, by_hand, rtol=1e-12)
     assert output["eval/map"] == pytest.approx(np.mean(by_hand))
 
 
@@ -101,7 +101,8 @@ def test_a_broken_video_counts_as_ranked_last():
     labels = data["labels"][[1, 2, 4, 0, 5, 3]]
     labels[4] = [0, 0, 1, 0]
     by_hand = [average_precision(merged[:, k], labels[:, k]) for k in range(K)]
-    np.testing.assert_allclose(found[0].per_class, by_hand, rtol=1e-12)
+    np.testing.assert_allclose(found[0].ranking.per_class, by_hand, rtol=1e-12)
+    np.testing.assert_array_equal(found[0].ranking.positives, labels.sum(axis=0))
     assert found[0].video_ids == ["b", "c", "e", "a", "d"]
     whole, whole_found = make(data)
     whole.evaluate(tf.constant(-1))
@@ -171,7 +172,7 @@ def test_single_label_data_gets_top_1_and_top_5():
     output = loop.evaluate(tf.constant(-1))
     best = expected_scores(data, loop.model).max(axis=1)  # sigmoid ranks views alike
     assert set(output) == {"eval/top1", "eval/loss"}  # 4 classes: no top 5
-    assert found[0].per_class is None
+    assert found[0].ranking is None
     assert best.shape == (5, K)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from tl_tf import evaluator, records, report
+from tl_tf import evaluator, metrics, records, report
 
 CLASSES = ["walk", "run", "sit"]
 
@@ -28,7 +28,13 @@ def info(tmp_path):
 def evaluation() -> evaluator.Evaluation:
     return evaluator.Evaluation(
         values={"map": 0.75, "wap": 0.7, "loss": 0.5},
-        per_class=np.array([0.5, 1.0, np.nan]),
+        ranking=metrics.AveragePrecision(
+            mean=0.75,
+            weighted=0.7,
+            per_class=np.array([0.5, 1.0, np.nan]),
+            positives=np.array([2, 2, 0]),
+            classes_without_positive=[2],
+        ),
         video_ids=["a", "b", "c"],
         labels=np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]]),
         view_scores=np.zeros([3, 2, 3], np.float32),
@@ -57,6 +63,10 @@ def test_a_result_is_a_line_a_json_and_its_scores(info, tmp_path, capfd):
     assert result["coverage"]["share"] == 0.75
     assert result["num_videos"] == 3 and result["views"]["merge"] == "max"
     assert {"step", "config_checksum", "git_revision"} <= set(result)
+    screen = capfd.readouterr().out
+    assert "map 0.7500  wap 0.7000  loss 0.5000" in screen
+    assert "1 videos could not be built and count as ranked last" in screen
+    assert "1 classes have no positive" in screen
     scores = np.load(path.with_suffix(".scores.npz"))
     assert scores["video_ids"].tolist() == ["a", "b", "c"]
     assert scores["view_scores"].shape == (3, 2, 3)
@@ -64,7 +74,7 @@ def test_a_result_is_a_line_a_json_and_its_scores(info, tmp_path, capfd):
 
 
 def test_the_table_is_best_first_and_names_the_empty_class():
-    table = report.class_table(CLASSES, evaluation().per_class, [2, 2, 0])
+    table = report.class_table(CLASSES, evaluation().ranking.per_class, [2, 2, 0])
     assert [line.split()[0] for line in table.splitlines()] == [
         "class", "run", "walk", "sit",
     ]  # fmt: skip

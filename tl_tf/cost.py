@@ -116,9 +116,9 @@ def table(cost: Cost, depth: int = 2) -> str:
             f"{row.flops / 1e9:9.3f}  {row.parameters / 1e6:12.4f}"
         )
     lines += [
-        "multiply-adds: one each, of convolutions and matrix products (Tables I to IX).",
+        "multiply-adds: one each, in convolutions and matrix products (Tables I-IX).",
         "GFLOPs: two per multiply-add, softmax 5 and other arithmetic 1 per element"
-        " (Tables XI to XIII).",
+        " (Tables XI-XIII).",
         "parameters: the trained ones; moving statistics are left out.",
     ]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ class Evaluation:
 
     Attributes:
       values: the metrics by name: map and wap, or top1 and top5; and the loss.
-      per_class: average precision [K] (NaN without a positive), or None.
+      ranking: average precision by class, or None for data with a single label.
       video_ids: N of them, in the order of the annotations.
       labels: [N, K], 0 or 1.
       view_scores: float32 [N, V, K], before merging.
@@ -29,7 +29,7 @@ class Evaluation:
     """
 
     values: dict[str, float]
-    per_class: np.ndarray | None
+    ranking: metrics.AveragePrecision | None
     video_ids: list[str]
     labels: np.ndarray
     view_scores: np.ndarray
@@ -193,12 +193,12 @@ class Evaluator(orbit.AbstractEvaluator):
         logits, labels = rows["logits"], rows["labels"]  # [N, V, K], [N, K]
         view_scores = self._loss.scores(logits).numpy()
         view_labels = np.repeat(labels[:, np.newaxis], logits.shape[1], axis=1)
-        values, per_class = self._metrics(
+        values, ranking = self._metrics(
             MERGES[self._merge](view_scores, axis=1), labels, videos
         )
         return Evaluation(
             values=values | {"loss": float(np.mean(self._loss(logits, view_labels)))},
-            per_class=per_class,
+            ranking=ranking,
             video_ids=[video["id"] for video in videos],
             labels=labels,
             view_scores=view_scores,
@@ -207,7 +207,7 @@ class Evaluator(orbit.AbstractEvaluator):
 
     def _metrics(
         self, scores: np.ndarray, labels: np.ndarray, videos: list[dict[str, Any]]
-    ) -> tuple[dict[str, float], np.ndarray | None]:
+    ) -> tuple[dict[str, float], metrics.AveragePrecision | None]:
         if self._loss.kind == "softmax":
             ks = [k for k in (1, 5) if k <= scores.shape[1]]
             return {
@@ -223,7 +223,7 @@ class Evaluator(orbit.AbstractEvaluator):
             np.concatenate([scores, np.full_like(missing, -np.inf)])[order],
             np.concatenate([labels, missing])[order],
         )
-        return {"map": found.mean, "wap": found.weighted}, found.per_class
+        return {"map": found.mean, "wap": found.weighted}, found
 
     def _check_coverage(self, shards: np.ndarray, records: np.ndarray) -> None:
         seen = list(zip(shards.tolist(), records.tolist(), strict=True))

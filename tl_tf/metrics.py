@@ -10,12 +10,13 @@ class AveragePrecision:
     """What `charades_map` finds.
 
     `per_class` is [K], with NaN for a class that has no positive; `mean` is over the
-    classes that have one, `weighted` weights them by their number of positives.
+    classes that have one, `weighted` weights them by `positives` [K], their number.
     """
 
     mean: float
     weighted: float
     per_class: np.ndarray
+    positives: np.ndarray
     classes_without_positive: list[int]
 
 
@@ -64,6 +65,7 @@ def charades_map(scores: np.ndarray, labels: np.ndarray) -> AveragePrecision:
         mean=float(per_class[present].mean()),
         weighted=float(np.average(per_class[present], weights=positives[present])),
         per_class=per_class,
+        positives=positives,
         classes_without_positive=np.flatnonzero(~present).tolist(),
     )
 

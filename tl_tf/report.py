@@ -13,7 +13,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import config, evaluator, records, visualize
+from tl_tf import config, evaluator, metrics, records, visualize
 
 SHOWN_VIDEOS = 2
 
@@ -56,7 +56,7 @@ class TrainProgress:
             f"train  step {step:{width}d}/{self._total_steps}"
             f"  loss {output['train/loss']:.4f}"
             f"  rate {output['train/learning_rate']:.4g}"
-            f"  {output['input/clips_per_second']:.1f} clips/s"
+            f"  {output['input/clips_per_second']:.3g} clips/s"
             f"  input wait {output['input/wait_share']:.0%}{left}"
         )
 
@@ -111,8 +111,9 @@ class ResultWriter:
             "git_revision": git_revision(),
             "checkpoint": f"ckpt-{step}",
         }
-        if evaluation.per_class is not None:
-            pairs = list(zip(self.info.classes, evaluation.per_class, strict=True))
+        if evaluation.ranking is not None:
+            per_class = evaluation.ranking.per_class
+            pairs = list(zip(self.info.classes, per_class, strict=True))
             result["average_precision"] = {
                 name: float(ap) for name, ap in pairs if not np.isnan(ap)
             }
@@ -134,20 +135,25 @@ class ResultWriter:
             f"  ({len(evaluation.video_ids)} videos x {self.views['views']} views,"
             f" coverage {coverage['share']:.1%})  -> {path}"
         )
-        if evaluation.per_class is not None:
-            self._per_class(evaluation, step=step, path=path.with_suffix(".txt"))
+        if evaluation.ranking is not None:
+            self._per_class(evaluation.ranking, step, path.with_suffix(".txt"))
+            if coverage["videos_skipped"]:
+                say(
+                    f"       {coverage['videos_skipped']} videos could not be built and"
+                    " count as ranked last (the official rule)."
+                )
         return path
 
-    def _per_class(self, evaluation, *, step: int, path: Path) -> None:
-        table = class_table(
-            self.info.classes, evaluation.per_class, evaluation.labels.sum(axis=0)
-        )
+    def _per_class(
+        self, ranking: metrics.AveragePrecision, step: int, path: Path
+    ) -> None:
+        table = class_table(self.info.classes, ranking.per_class, ranking.positives)
         _write_atomically(path, lambda f: f.write((table + "\n").encode()))
         code = "\n".join("    " + line for line in table.splitlines())
         tf.summary.text("eval/average_precision", code, step=step)
         if len(self.info.classes) <= 20:
             say(table)
-        empty = int(np.isnan(evaluation.per_class).sum())
+        empty = len(ranking.classes_without_positive)
         if empty:
             say(
                 f"       {empty} classes have no positive and are left out of the mean."
