@@ -29,6 +29,15 @@ def _collect_garbage():
     """Many models in one process stalled now and then without it."""
     yield
     gc.collect()
+    gc.freeze()  # what this test leaves alive is looked at again after its module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_what_a_module_kept():
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,7 @@ def summary(name: str) -> dict:
     gin.clear_config()
     gin.add_config_file_search_path(str(ROOT))
     gin.parse_config_file(f"gin/models/{name}.gin")
+    gin.parse_config(f"NUM_FRAMES = {input_shape[1]}")  # a data set's file does
     model = build(NUM_CLASSES)
     total = cost.count(model, input_shape).total
     return {

