@@ -13,10 +13,12 @@ import dataclasses
 import fcntl
 import functools
 import importlib
+import itertools
 import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # both import TensorFlow, which takes seconds; --help must no
     from data import shards
     from tl_tf import records
 
+WAIT_SECONDS = 600  # for another build in the same folder
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
 
 
@@ -287,15 +290,26 @@ def _run(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder; the lock goes with the process, however that ends."""
+    """Holds the folder; the lock goes with the process, however that ends.
+
+    Another build that holds it is waited for: several hosts may find the same data set
+    missing, and what a killed build started may outlive it by a moment.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{folder}: another data.build is at work here. Wait for it, or choose"
-                " another --data_dir."
-            ) from error
+        for attempt in itertools.count():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise ValueError(
+                        f"{folder}: another data.build is at work here. Wait for it, or"
+                        " choose another --data_dir."
+                    ) from error
+                if attempt == 10:
+                    print(f"{folder}: waiting for another data.build", file=sys.stderr)
+                time.sleep(0.2)
         yield
 
 

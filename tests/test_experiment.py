@@ -169,3 +169,16 @@ def test_evaluation_by_another_recipe_is_refused(one_replica, tiny_data):
     text = r"ckpt-2: does not fit this model"
     with pytest.raises(ValueError, match=text):
         run(tiny_data, one_replica, "build_x2p1d.num_tokens = 5", mode="eval")
+
+
+@pytest.mark.parametrize(
+    "step, every, expected",
+    [(0, None, [10]), (0, 4, [4, 8, 10]), (5, 4, [8, 10]), (8, 4, [10]), (10, 4, [])],
+)
+def test_a_restarted_run_pauses_where_the_unbroken_one_did(step, every, expected):
+    assert experiment._milestones(step, 10, every) == expected
+
+
+def test_an_interval_below_one_is_refused():
+    with pytest.raises(ValueError, match="eval_every_steps must be at least 1, got 0"):
+        experiment._milestones(0, 10, 0)

@@ -140,9 +140,11 @@ def train(
       clip_norm: global norm to which gradients are clipped; None for no clipping.
       accumulation_steps: micro-batches to a step.
       steps_per_loop: steps between progress lines; nothing is read back between.
-      checkpoint_every_steps: rounded up to whole loops.
+      checkpoint_every_steps: rounded up to whole loops; the first is after the first
+        loop, the last at the end.
       keep_checkpoints: newest ones that stay.
       eval_every_steps: in train_and_eval, besides the end; None for the end only.
+        A checkpoint is saved before each evaluation.
       jit_compile: XLA for forward and backward pass on CPU and GPU.
 
     Raises:
@@ -220,11 +222,12 @@ def train(
             report.say(f"train  going on from checkpoint ckpt-{step.numpy()}")
         with controller.summary_manager.summary_writer().as_default():
             report.show_config(int(step.numpy()))
-        if step.numpy() < total_steps and evaluation is None:
-            controller.train(total_steps)
-        elif step.numpy() < total_steps:
-            controller.train_and_evaluate(total_steps, eval_interval=eval_every_steps)
-        elif evaluation is not None:  # trained to the end before: the score is due
+        every = eval_every_steps if evaluation else None
+        for until in _milestones(int(step.numpy()), total_steps, every):
+            controller.train(until)  # saves at its end: what is scored can be had again
+            if evaluation:
+                controller.evaluate()
+        if evaluation and not evaluation.first_batch:  # trained to the end before
             controller.evaluate()
 
 
@@ -375,6 +378,18 @@ def _build(
         optimizer = optim.build_optimizer(learning_rate)
         optimizer.build(model.trainable_variables)
     return model, optimizer
+
+
+def _milestones(step: int, total_steps: int, every: int | None) -> list[int]:
+    """Steps at which training pauses: the same ones after a restart.
+
+    Raises:
+      ValueError: for an interval below 1.
+    """
+    if every is not None and every < 1:
+        raise ValueError(f"train.eval_every_steps must be at least 1, got {every}.")
+    steps = range(every, total_steps, every) if every else []
+    return [s for s in (*steps, total_steps) if s > step]
 
 
 def _check_compilable(model: tf_keras.Model, strategy: tf.distribute.Strategy) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -278,11 +279,22 @@ def test_limit_takes_the_first_videos(source, tmp_path):
     assert info.video_ids("train") == [["AAAA0", "AAAA1"]]
 
 
-def test_one_build_at_a_time(source, tmp_path):
+def test_one_build_at_a_time(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "WAIT_SECONDS", 0)
     (tmp_path / "charades").mkdir()
     with build._locked(tmp_path / "charades"):
         with pytest.raises(ValueError, match="another data.build is at work here"):
             run(source, tmp_path)
+
+
+def test_a_second_build_waits_for_the_first(source, tmp_path):
+    (tmp_path / "charades").mkdir()
+    with futures.ThreadPoolExecutor() as pool:
+        with build._locked(tmp_path / "charades"):
+            second = pool.submit(run, source, tmp_path, limit=1, num_shards=1)
+            with pytest.raises(futures.TimeoutError):
+                second.result(timeout=0.5)
+        assert second.result().split("train")["videos_built"] == 1
 
 
 def test_killed_and_started_again(tmp_path):
