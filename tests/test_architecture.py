@@ -11,8 +11,8 @@ LEVELS = {
     0: ["config", "startup", "records"],
     1: ["layers.*", "inputs.clips", "inputs.augment", "inputs.faults"]
     + ["losses", "metrics", "optim", "runtime"],
-    2: ["models.*", "inputs.video"],
-    3: ["trainer", "evaluator", "checkpoint", "visualize", "cost"],
+    2: ["models.*", "inputs.views"],
+    3: ["inputs.video", "trainer", "evaluator", "checkpoint", "visualize", "cost"],
     4: ["report"],
     5: ["experiment"],
 }

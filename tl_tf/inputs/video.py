@@ -15,14 +15,12 @@ import gin
 import tensorflow as tf
 
 from tl_tf import records
-from tl_tf.inputs import augment, clips, faults
+from tl_tf.inputs import faults, views
 
 READ_SHARDS = 16  # read at once, one record of each in turn
 MIN_SHUFFLE_CLIPS = 16
 PREFETCH_BATCHES = 2  # decoded, hence large
 PADDING = -1  # shard, record and starts of a video that only fills the last batch
-
-Tensors = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +112,7 @@ def clip_dataset(
         incomplete, or not what the arguments say.  Only its first record is read.
     """
     info = records.DatasetInfo.load(data_dir, dataset)
-    views = _Views(
+    sampler = views.Views(
         is_training=is_training,
         num_frames=num_frames,
         frame_stride=frame_stride,
@@ -128,7 +126,7 @@ def clip_dataset(
         fps=info.fps,
         num_classes=len(info.classes),
     )
-    _check_at_least_1(batch_size=batch_size, num_hosts=num_hosts)
+    views.check_at_least_1(batch_size=batch_size, num_hosts=num_hosts)
     if fps not in (None, info.fps):
         raise ValueError(
             f"{info.folder}: wanted {fps} frames per second, got {info.fps}. Build the"
@@ -145,10 +143,10 @@ def clip_dataset(
     num_batches = None
     if is_training:
         buffer = shuffle_buffer_mb * 1e6 / _mean_clip_bytes(info, split, num_frames)
-        stream = _train_stream(source, views, seed=seed, shuffle_clips=round(buffer))
+        stream = _train_stream(source, sampler, seed=seed, shuffle_clips=round(buffer))
     else:
         num_batches = -(-max(videos_by_host) // batch_size)
-        stream = _eval_stream(source, views, num_elements=num_batches * batch_size)
+        stream = _eval_stream(source, sampler, num_elements=num_batches * batch_size)
     options = tf.data.Options()
     options.deterministic = True
     # A saved iterator then holds the shuffle buffer, but nothing that is decoded.
@@ -165,7 +163,7 @@ def clip_dataset(
         num_videos=sum(videos),
         num_batches=num_batches,
         num_views=num_clips * num_crops,
-        short_videos=_count_short_videos(paths, views.span),
+        short_videos=_count_short_videos(paths, sampler.span),
         shards=shards,
     )
 
@@ -178,7 +176,9 @@ class _Source:
     shards: list[int]
     num_videos: int  # in this host's shards
 
-    def read(self, order: tf.Tensor, pick: Callable[..., Tensors]) -> tf.data.Dataset:
+    def read(
+        self, order: tf.Tensor, pick: Callable[..., views.Tensors]
+    ) -> tf.data.Dataset:
         """Applies pick(video, shard=, record=) to every video, shards in turn."""
         names = tf.constant([str(path) for path in self.paths])
 
@@ -202,169 +202,21 @@ class _Source:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Views:
-    """How a video becomes views: `pick_*` chooses JPEG frames, `decode_*` makes pixels.
-
-    The fields are those arguments of clip_dataset; fps and num_classes are the data
-    set's.
-    """
-
-    is_training: bool
-    num_frames: int
-    frame_stride: int
-    crop_px: int
-    short_side_px: int
-    scale_range: tuple[float, float]
-    flip: bool
-    num_clips: int
-    num_crops: int
-    labels_from: str
-    fps: float
-    num_classes: int
-
-    def __post_init__(self):
-        names = ("num_frames", "frame_stride", "crop_px", "short_side_px", "num_clips")
-        _check_at_least_1(**{name: getattr(self, name) for name in names})
-        if self.num_crops not in (1, 3):
-            raise ValueError(
-                f"clip_dataset: num_crops must be 1 or 3, got {self.num_crops}."
-            )
-        if self.labels_from not in ("video", "clip"):
-            raise ValueError(
-                "clip_dataset: labels_from must be 'video' or 'clip', got"
-                f" {self.labels_from!r}."
-            )
-        only_eval = {"num_clips": 1, "num_crops": 1}
-        only_train = {"scale_range": (1.0, 1.0), "flip": False, "labels_from": "video"}
-        for name, default in (only_eval if self.is_training else only_train).items():
-            if getattr(self, name) != default:
-                phase, other = (
-                    ("eval", "train") if name in only_train else ("train", "eval")
-                )
-                raise ValueError(
-                    f"{phase}/clip_dataset: {name} must be {default!r}, got"
-                    f" {getattr(self, name)!r}. It is for {other}/clip_dataset only."
-                )
-        low, high = self.scale_range
-        if not 0 < low <= high or self.crop_px > low * self.short_side_px:
-            raise ValueError(
-                f"clip_dataset: a crop of {self.crop_px} px does not fit into a short"
-                f" side of {self.short_side_px} px scaled by {self.scale_range}. Set"
-                " crop_px <= short_side_px * lowest scale, lowest <= highest."
-            )
-
-    @property
-    def span(self) -> int:
-        return clips.clip_span(self.num_frames, self.frame_stride)
-
-    def pick_train(self, video: Tensors, *, epoch_seed, shard, record) -> Tensors:
-        """-> frames string [T], labels [K], seed."""
-        seed = tf.random.fold_in(tf.random.fold_in(epoch_seed, shard), record)
-        offset_seed, pixel_seed = tf.unstack(tf.random.split(seed))
-        offset = clips.train_offset(
-            tf.size(video["frames"]),
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            seed=offset_seed,
-        )
-        labels = video["labels"]
-        if self.labels_from == "clip":
-            labels = clips.labels_in_clip(
-                video["segment_labels"],
-                video["segment_starts"],
-                video["segment_ends"],
-                start_seconds=tf.cast(offset, tf.float32) / self.fps,
-                end_seconds=tf.cast(offset + self.span, tf.float32) / self.fps,
-            )
-        return {
-            "frames": self._frames_from(video, offset),  # [T]
-            "labels": self._multi_hot(labels),  # [K]
-            "seed": pixel_seed,
-        }
-
-    def pick_eval(self, video: Tensors, *, shard, record) -> Tensors:
-        """-> frames string [clips, T], labels [K], mask, shard, record, starts [V]."""
-        starts = clips.eval_offsets(
-            tf.size(video["frames"]),
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            num_clips=self.num_clips,
-        )
-        return {
-            "frames": self._frames_from(video, starts[:, tf.newaxis]),  # [clips, T]
-            "labels": self._multi_hot(video["labels"]),  # [K]
-            "mask": tf.ones([]),
-            "shard": shard,
-            "record": record,
-            "starts": tf.repeat(starts, self.num_crops),  # [V]
-        }
-
-    def decode_train(self, clip: Tensors) -> Tensors:
-        """-> frames uint8 [T, H, W, 3], labels [K]."""
-        crop_seed, flip_seed = tf.unstack(tf.random.split(clip["seed"]))
-        windows = augment.random_windows(
-            *_frame_size(clip["frames"][0]),
-            crop_px=self.crop_px,
-            short_side_px=self.short_side_px,
-            scale_range=self.scale_range,
-            seed=crop_seed,
-        )
-        frames = augment.decode_windows(clip["frames"], windows, crop_px=self.crop_px)
-        frames = frames[0]  # [T, H, W, 3]
-        if self.flip:
-            frames = augment.random_flip(frames, seed=flip_seed)
-        return {"frames": frames, "labels": clip["labels"]}
-
-    def decode_eval(self, video: Tensors) -> Tensors:
-        """-> frames uint8 [V, T, H, W, 3], the rest as it was."""
-        windows = augment.fixed_windows(
-            *_frame_size(video["frames"][0, 0]),
-            crop_px=self.crop_px,
-            short_side_px=self.short_side_px,
-            num_crops=self.num_crops,
-        )
-        view = [self.num_frames, self.crop_px, self.crop_px, 3]
-        frames = tf.map_fn(
-            lambda clip: augment.decode_windows(clip, windows, crop_px=self.crop_px),
-            video["frames"],
-            fn_output_signature=tf.TensorSpec([self.num_crops, *view], tf.uint8),
-        )  # [clips, crops, T, H, W, 3]
-        num_views = self.num_clips * self.num_crops
-        return {**video, "frames": tf.reshape(frames, [num_views, *view])}
-
-    def _frames_from(self, video: Tensors, offset: tf.Tensor) -> tf.Tensor:
-        indices = clips.clip_indices(
-            tf.size(video["frames"]),
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            offset=offset,
-        )
-        return tf.gather(video["frames"], indices)
-
-    def _multi_hot(self, labels: tf.Tensor) -> tf.Tensor:
-        return tf.tensor_scatter_nd_max(
-            tf.zeros([self.num_classes]),
-            labels[:, tf.newaxis],
-            tf.ones_like(labels, tf.float32),
-        )
-
-
 def _train_stream(
-    source: _Source, views: _Views, *, seed: int, shuffle_clips: int
+    source: _Source, sampler: views.Views, *, seed: int, shuffle_clips: int
 ) -> tf.data.Dataset:
     """Decoded clips, epoch after epoch, each video once in every epoch."""
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, 0]), epoch), 3)
         order = tf.random.experimental.stateless_shuffle(source.shards, seeds[0])
-        picked = source.read(order, partial(views.pick_train, epoch_seed=seeds[1]))
+        picked = source.read(order, partial(sampler.pick_train, epoch_seed=seeds[1]))
         buffer = min(max(shuffle_clips, MIN_SHUFFLE_CLIPS), source.num_videos)
         return _shuffle(picked, buffer, seed=seeds[2])
 
     epochs = tf.data.Dataset.counter()
     return epochs.flat_map(one_epoch).map(
-        views.decode_train, num_parallel_calls=tf.data.AUTOTUNE
+        sampler.decode_train, num_parallel_calls=tf.data.AUTOTUNE
     )
 
 
@@ -391,11 +243,11 @@ def _shuffle(
 
 
 def _eval_stream(
-    source: _Source, views: _Views, *, num_elements: int
+    source: _Source, sampler: views.Views, *, num_elements: int
 ) -> tf.data.Dataset:
     """Every video of the host once, in order, then padding up to `num_elements`."""
-    videos = source.read(tf.constant(source.shards), views.pick_eval).map(
-        views.decode_eval, num_parallel_calls=tf.data.AUTOTUNE
+    videos = source.read(tf.constant(source.shards), sampler.pick_eval).map(
+        sampler.decode_eval, num_parallel_calls=tf.data.AUTOTUNE
     )
     padding = {
         name: tf.zeros(spec.shape, spec.dtype)
@@ -406,11 +258,6 @@ def _eval_stream(
     return videos.concatenate(
         tf.data.Dataset.from_tensors(padding).repeat(num_elements - source.num_videos)
     )
-
-
-def _frame_size(jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
-    return height, width
 
 
 def _mean_clip_bytes(info: records.DatasetInfo, split: str, num_frames: int) -> float:
@@ -424,12 +271,6 @@ def _count_short_videos(paths: list[Path], span: int) -> int:
         for path in paths
         for video in records.read_shard_report(path)["built"]
     )
-
-
-def _check_at_least_1(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"clip_dataset: {name} must be >= 1, got {value}.")
 
 
 def _check_hosts(

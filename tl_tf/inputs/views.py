@@ -1,0 +1,170 @@
+"""How a video becomes views: which JPEG frames are picked, what is decoded of them."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tl_tf.inputs import augment, clips
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How a video becomes views: `pick_*` chooses JPEG frames, `decode_*` makes pixels.
+
+    The fields are those arguments of clip_dataset; fps and num_classes are the data
+    set's.
+    """
+
+    is_training: bool
+    num_frames: int
+    frame_stride: int
+    crop_px: int
+    short_side_px: int
+    scale_range: tuple[float, float]
+    flip: bool
+    num_clips: int
+    num_crops: int
+    labels_from: str
+    fps: float
+    num_classes: int
+
+    def __post_init__(self):
+        names = ("num_frames", "frame_stride", "crop_px", "short_side_px", "num_clips")
+        check_at_least_1(**{name: getattr(self, name) for name in names})
+        if self.num_crops not in (1, 3):
+            raise ValueError(
+                f"clip_dataset: num_crops must be 1 or 3, got {self.num_crops}."
+            )
+        if self.labels_from not in ("video", "clip"):
+            raise ValueError(
+                "clip_dataset: labels_from must be 'video' or 'clip', got"
+                f" {self.labels_from!r}."
+            )
+        only_eval = {"num_clips": 1, "num_crops": 1}
+        only_train = {"scale_range": (1.0, 1.0), "flip": False, "labels_from": "video"}
+        for name, default in (only_eval if self.is_training else only_train).items():
+            if getattr(self, name) != default:
+                phase, other = (
+                    ("eval", "train") if name in only_train else ("train", "eval")
+                )
+                raise ValueError(
+                    f"{phase}/clip_dataset: {name} must be {default!r}, got"
+                    f" {getattr(self, name)!r}. It is for {other}/clip_dataset only."
+                )
+        low, high = self.scale_range
+        if not 0 < low <= high or self.crop_px > low * self.short_side_px:
+            raise ValueError(
+                f"clip_dataset: a crop of {self.crop_px} px does not fit into a short"
+                f" side of {self.short_side_px} px scaled by {self.scale_range}. Set"
+                " crop_px <= short_side_px * lowest scale, lowest <= highest."
+            )
+
+    @property
+    def span(self) -> int:
+        """Source frames from a clip's first to its last."""
+        return clips.clip_span(self.num_frames, self.frame_stride)
+
+    def pick_train(self, video: Tensors, *, epoch_seed, shard, record) -> Tensors:
+        """-> frames string [T], labels [K], seed."""
+        seed = tf.random.fold_in(tf.random.fold_in(epoch_seed, shard), record)
+        offset_seed, pixel_seed = tf.unstack(tf.random.split(seed))
+        offset = clips.train_offset(
+            tf.size(video["frames"]),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            seed=offset_seed,
+        )
+        labels = video["labels"]
+        if self.labels_from == "clip":
+            labels = clips.labels_in_clip(
+                video["segment_labels"],
+                video["segment_starts"],
+                video["segment_ends"],
+                start_seconds=tf.cast(offset, tf.float32) / self.fps,
+                end_seconds=tf.cast(offset + self.span, tf.float32) / self.fps,
+            )
+        return {
+            "frames": self._frames_from(video, offset),  # [T]
+            "labels": self._multi_hot(labels),  # [K]
+            "seed": pixel_seed,
+        }
+
+    def pick_eval(self, video: Tensors, *, shard, record) -> Tensors:
+        """-> frames string [clips, T], labels [K], mask, shard, record, starts [V]."""
+        starts = clips.eval_offsets(
+            tf.size(video["frames"]),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            num_clips=self.num_clips,
+        )
+        return {
+            "frames": self._frames_from(video, starts[:, tf.newaxis]),  # [clips, T]
+            "labels": self._multi_hot(video["labels"]),  # [K]
+            "mask": tf.ones([]),
+            "shard": shard,
+            "record": record,
+            "starts": tf.repeat(starts, self.num_crops),  # [V]
+        }
+
+    def decode_train(self, clip: Tensors) -> Tensors:
+        """-> frames uint8 [T, H, W, 3], labels [K]."""
+        crop_seed, flip_seed = tf.unstack(tf.random.split(clip["seed"]))
+        windows = augment.random_windows(
+            *_frame_size(clip["frames"][0]),
+            crop_px=self.crop_px,
+            short_side_px=self.short_side_px,
+            scale_range=self.scale_range,
+            seed=crop_seed,
+        )
+        frames = augment.decode_windows(clip["frames"], windows, crop_px=self.crop_px)
+        frames = frames[0]  # [T, H, W, 3]
+        if self.flip:
+            frames = augment.random_flip(frames, seed=flip_seed)
+        return {"frames": frames, "labels": clip["labels"]}
+
+    def decode_eval(self, video: Tensors) -> Tensors:
+        """-> frames uint8 [V, T, H, W, 3], the rest as it was."""
+        windows = augment.fixed_windows(
+            *_frame_size(video["frames"][0, 0]),
+            crop_px=self.crop_px,
+            short_side_px=self.short_side_px,
+            num_crops=self.num_crops,
+        )
+        view = [self.num_frames, self.crop_px, self.crop_px, 3]
+        frames = tf.map_fn(
+            lambda clip: augment.decode_windows(clip, windows, crop_px=self.crop_px),
+            video["frames"],
+            fn_output_signature=tf.TensorSpec([self.num_crops, *view], tf.uint8),
+        )  # [clips, crops, T, H, W, 3]
+        num_views = self.num_clips * self.num_crops
+        return {**video, "frames": tf.reshape(frames, [num_views, *view])}
+
+    def _frames_from(self, video: Tensors, offset: tf.Tensor) -> tf.Tensor:
+        indices = clips.clip_indices(
+            tf.size(video["frames"]),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            offset=offset,
+        )
+        return tf.gather(video["frames"], indices)
+
+    def _multi_hot(self, labels: tf.Tensor) -> tf.Tensor:
+        return tf.tensor_scatter_nd_max(
+            tf.zeros([self.num_classes]),
+            labels[:, tf.newaxis],
+            tf.ones_like(labels, tf.float32),
+        )
+
+
+def check_at_least_1(**values: int) -> None:
+    """Raises a ValueError that names the first argument below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"clip_dataset: {name} must be >= 1, got {value}.")
+
+
+def _frame_size(jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
+    return height, width
