@@ -1,13 +1,13 @@
 """Made-up videos of moving objects, laid out like Charades and read by its reader.
 
-Six classes that only motion tells apart, three along each axis: to one side, to the
-other, and to and fro.  An object's place, size, angle, colour, shape and texture are
-drawn without regard to its class, uniformly, and what leaves on one side enters on the
-other.  So at any moment an object that moves left looks like one that moves right: a
-single frame says nothing about the class, and a model that scores well has used time.
+Five classes that only motion tells apart: left, right, up, down, and to and fro.  An
+object's place, size, angle, colour, shape and texture are drawn without regard to its
+class, uniformly, and what leaves on one side enters on the other.  So at any moment an
+object that moves left looks like one that moves right: a single frame says nothing
+about the class, and a model that scores well has used time.
 
 A video shows one object over a moving background.  Along each axis it does nothing or
-one of the three, so a video has none to two labels; in one of ten it stands still.
+one thing, so a video has none to two labels; in one of ten the object stands still.
 """
 
 import csv
@@ -30,13 +30,12 @@ CLASSES = (
     "swaying sideways",
     "moving up",
     "moving down",
-    "bobbing up and down",
 )
 SOURCE_FPS = 24
 _ID_LETTERS = {"train": "A", "test": "B"}
 
-# Of the picture's width or height, each second; one to and fro takes a second.
-_SLOWEST, _FASTEST = 0.5, 0.8
+# Of the picture's width, each second, along both axes; one to and fro takes a second.
+_SLOWEST, _FASTEST = 0.6, 0.8
 _SMALLEST, _LARGEST = 0.4, 0.9  # diameter over the picture's short side
 
 default_videos_dir = charades.default_videos_dir
@@ -86,7 +85,7 @@ class Thing:
       actions: for x and y, the class, or None to stay.
       start: x and y in widths and heights of the picture, in 0..1.
       speeds: widths and heights a second.
-      phases: of swaying and bobbing, in 0..1.
+      phases: of swaying, in 0..1.
       size: in 0..1, from the smallest to the largest.
       angle: in turns.
       shape: index into the shapes.
@@ -159,13 +158,14 @@ def make(
 def thing(settings: Settings, split: str, index: int) -> Thing:
     """The object of one video; the same arguments give the same object."""
     rng = _rng(settings, split, index, stream=0)
-    choices = [(None, 0, 1, 2), (None, 3, 4, 5)]
+    choices = [(None, 0, 1, 2), (None, 3, 4)]
     is_still = rng.random() < 0.1
-    picks = rng.integers(4, size=2) * (not is_still)
+    picks = rng.integers([len(axis) for axis in choices]) * (not is_still)
     return Thing(
         actions=tuple(axis[pick] for axis, pick in zip(choices, picks, strict=True)),
         start=rng.random(2),
-        speeds=rng.uniform(_SLOWEST, _FASTEST, size=2),
+        speeds=rng.uniform(_SLOWEST, _FASTEST, size=2)
+        * (1, settings.width / settings.height),
         phases=rng.random(2),
         size=float(rng.random()),
         angle=float(rng.random()),

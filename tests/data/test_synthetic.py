@@ -116,9 +116,8 @@ def test_classes_move_as_named(action, sign):
     assert (moved(action, seconds=1.0) * sign > 0).all()
 
 
-@pytest.mark.parametrize("action", [2, 5])
-def test_swaying_and_bobbing_go_nowhere(action):
-    steps = moved(action, seconds=1.0 + 0.02)
+def test_swaying_goes_nowhere():
+    steps = moved(2, seconds=1.0 + 0.02)
     assert abs(steps.sum()) < 1e-9
     assert (np.abs(steps) > 0).sum() > 45
     assert 0.4 < (steps > 0).mean() < 0.6
