@@ -95,6 +95,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._on_result = on_result
         self._logits = tf.function(self._compute_logits, jit_compile=jit_compile)
         self._step = tf.function(self._distributed_step)
+        self._token_maps = tf.function(self._distributed_token_maps)
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """One pass over the split; `num_steps` is Orbit's, and always all of it.
@@ -121,18 +122,8 @@ class Evaluator(orbit.AbstractEvaluator):
         """
         frames, labels = self.first_batch["frames"][:, 0], self.first_batch["labels"]
         parts = runtime.hand_out({"frames": frames}, self._strategy)
-
-        def maps(frames):
-            frames = augment.normalize(frames, self.model.compute_dtype)
-            _, endpoints = self.model(frames, training=False)
-            return {
-                name: tf.cast(tensor, tf.float32)
-                for name, tensor in endpoints.items()
-                if name.endswith("token_maps")
-            }
-
         with optim.averaged_weights(self._optimizer, self.model):
-            found = tf.function(self._strategy.run)(maps, args=(parts["frames"],))
+            found = self._token_maps(parts["frames"])
         first = {
             name: self._strategy.experimental_local_results(tensor)[0].numpy()
             for name, tensor in found.items()
@@ -150,6 +141,18 @@ class Evaluator(orbit.AbstractEvaluator):
 
     def _distributed_step(self, frames):
         return self._strategy.run(self.replica_step, args=(frames,))
+
+    def _distributed_token_maps(self, frames):
+        return self._strategy.run(self._compute_token_maps, args=(frames,))
+
+    def _compute_token_maps(self, frames):
+        frames = augment.normalize(frames, self.model.compute_dtype)
+        _, endpoints = self.model(frames, training=False)
+        return {
+            name: tf.cast(tensor, tf.float32)
+            for name, tensor in endpoints.items()
+            if name.endswith("token_maps")
+        }
 
     def _score(self) -> dict[str, np.ndarray]:
         """Every row of every host, padding removed: logits, labels, shard, …"""

@@ -13,6 +13,7 @@ import tf_keras
 from tl_tf import (
     checkpoint,
     config,
+    cost,
     evaluator,
     losses,
     optim,
@@ -293,9 +294,7 @@ def build_evaluator(
       ValueError: for another merge, or a batch that does not divide.
     """
     batch_size = clips.dataset.element_spec["labels"].shape[0]
-    replicas = session.strategy.num_replicas_in_sync // runtime.num_hosts(
-        session.strategy
-    )
+    replicas = runtime.host_replicas(session.strategy)
     if batch_size % replicas:
         raise ValueError(
             f"eval/clip_dataset.batch_size={batch_size} does not divide into this"
@@ -356,8 +355,6 @@ def inspect(
       num_frames: T of the input.
       crop_px: H and W of the input.
     """
-    from tl_tf import cost
-
     model = build_model(num_classes)
     counted = cost.count(model, (1, num_frames, crop_px, crop_px, 3))
     report.say(cost.table(counted))

@@ -109,11 +109,16 @@ def host_index(strategy: tf.distribute.Strategy) -> int:
     return strategy.cluster_resolver.task_id or 0 if num_hosts(strategy) > 1 else 0
 
 
+def host_replicas(strategy: tf.distribute.Strategy) -> int:
+    """Replicas that this process feeds."""
+    return strategy.num_replicas_in_sync // num_hosts(strategy)
+
+
 def hand_out(
     batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy
 ) -> dict[str, Any]:
     """Splits a host's batch along its first axis, a part for each of its replicas."""
-    replicas = strategy.num_replicas_in_sync // num_hosts(strategy)
+    replicas = host_replicas(strategy)
 
     def split(tensor: tf.Tensor):
         parts = tf.split(tensor, replicas) if replicas > 1 else [tensor]

@@ -71,13 +71,12 @@ class Trainer(orbit.AbstractTrainer):
         self._explain_data_error = explain_data_error
         self._on_first_batch = on_first_batch
         self._num_hosts = runtime.num_hosts(strategy)
-        self._host_replicas = strategy.num_replicas_in_sync // self._num_hosts
         batch = iterator.element_spec["frames"].shape[0]
-        micro_batches = self._host_replicas * accumulation_steps
-        if batch % micro_batches:
+        replicas = runtime.host_replicas(strategy)
+        if batch % (replicas * accumulation_steps):
             raise ValueError(
                 f"trainer: a host's batch of {batch} clips does not divide into"
-                f" {self._host_replicas} replicas x {accumulation_steps} accumulation"
+                f" {replicas} replicas x {accumulation_steps} accumulation"
                 " steps. Change train.batch_size or train.accumulation_steps."
             )
         self._gradients = self._compute_gradients
