@@ -9,10 +9,11 @@ ROOT = Path(__file__).parents[1]
 
 LEVELS = {
     0: ["config", "startup", "records"],
-    1: ["layers.*", "inputs.clips", "inputs.augment", "inputs.faults"]
-    + ["losses", "metrics", "optim", "runtime"],
-    2: ["models.*", "inputs.views"],
-    3: ["inputs.video", "trainer", "evaluator", "checkpoint", "visualize", "cost"],
+    1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment", "inputs.faults"]
+    + ["losses", "metrics", "optim", "runtime", "fewshot"],
+    2: ["models.*", "inputs.views", "inputs.folders"],
+    3: ["inputs.video", "inputs.image", "trainer", "evaluator", "checkpoint"]
+    + ["flax_names", "visualize", "cost"],
     4: ["report"],
     5: ["experiment"],
 }
