@@ -18,7 +18,7 @@ def make(model_dir, *, classes=CLASSES, ema_decay=0.9):
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         model = toy_model.ToyModel(rate=0.3)
-        schedule = optim.warmup_cosine(0.5, 9)
+        schedule = optim.build_schedule(0.5, 9)
         optimizer = optim.build_optimizer(schedule, ema_decay=ema_decay)
         optimizer.build(model.trainable_variables)
     iterator = iter(shuffled())

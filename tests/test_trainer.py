@@ -178,7 +178,7 @@ def test_the_whole_train_step_compiles_with_static_shapes(precision):
         module_blocks=(0,),
         num_tokens=3,
     )
-    optimizer = optim.build_optimizer(optim.warmup_cosine(0.1, 10), ema_decay=0.9)
+    optimizer = optim.build_optimizer(optim.build_schedule(0.1, 10), ema_decay=0.9)
     optimizer.build(model.trainable_variables)
     frames = tf.zeros([2, 4, 32, 40, 3], tf.uint8)
     labels = tf.ones([2, toy_model.K])

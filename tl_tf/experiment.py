@@ -28,7 +28,7 @@ from tl_tf.inputs import video
 _NOT_CALLED = {
     "train": {"evaluate", "build_evaluator", "eval/clip_dataset", "inspect"},
     "train_and_eval": {"evaluate", "inspect"},
-    "eval": {"train", "train/clip_dataset", "warmup_cosine", "inspect"},
+    "eval": {"train", "train/clip_dataset", "build_schedule", "inspect"},
 }
 
 
@@ -171,7 +171,7 @@ def train(
     rate = optim.rate_of_batch(
         learning_rate, rate_clips=learning_rate_clips, batch_size=batch_size
     )
-    schedule = optim.warmup_cosine(rate, total_steps)
+    schedule = optim.build_schedule(rate, total_steps)
     model, optimizer = _build(session, build_model, schedule, clips.info, seed=seed)
     if jit_compile:
         _check_compilable(model, strategy)

@@ -1,10 +1,14 @@
 """Learning rate, optimizer, and averaged weights: Keras' own, bound to recipes."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import gin
+import tensorflow as tf
 import tf_keras
+
+DECAYS = ("cosine", "linear", "rsqrt", "constant")
 
 
 def rate_of_batch(rate: float, *, rate_clips: int, batch_size: int) -> float:
@@ -15,40 +19,127 @@ def rate_of_batch(rate: float, *, rate_clips: int, batch_size: int) -> float:
     return rate * batch_size / rate_clips
 
 
+class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """A warm-up factor times a decay; `build_schedule` says what the arguments are."""
+
+    def __init__(
+        self,
+        learning_rate: float,
+        total_steps: int,
+        *,
+        decay: str,
+        warmup_steps: int,
+        decay_start_step: int,
+        end_learning_rate: float,
+        timescale_steps: int,
+    ):
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.decay = decay
+        self.warmup_steps = warmup_steps
+        self.decay_start_step = decay_start_step
+        self.end_learning_rate = end_learning_rate
+        self.timescale_steps = timescale_steps
+
+    def __call__(self, step) -> tf.Tensor:
+        """The rate of a step, in float32; past the last step, the rate of the last."""
+        step = tf.minimum(tf.cast(step, tf.float32), self.total_steps)
+        done = tf.maximum(step - self.decay_start_step, 0.0)  # steps of the decay
+        progress = done / (self.total_steps - self.decay_start_step)  # 0..1
+        if self.decay == "cosine":
+            left = 0.5 * (1.0 + tf.cos(math.pi * progress))
+        elif self.decay == "linear":
+            left = 1.0 - progress
+        elif self.decay == "rsqrt":
+            left = tf.math.rsqrt(1.0 + done / self.timescale_steps)
+        else:
+            left = tf.ones_like(done)
+        end = self.end_learning_rate
+        rate = end + (self.learning_rate - end) * left
+        if self.warmup_steps:
+            rate *= tf.minimum(step / self.warmup_steps, 1.0)
+        return rate
+
+    def get_config(self) -> dict:
+        """The arguments, by name."""
+        return dict(vars(self))
+
+
 @gin.configurable
-def warmup_cosine(
+def build_schedule(
     learning_rate: float,
     total_steps: int,
     *,
+    decay: str = "cosine",
     warmup_steps: int = 0,
+    decay_start_step: int | None = None,
     end_learning_rate: float = 0.0,
-) -> tf_keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0, then a cosine to the end value, where it stays.
+    timescale_steps: int = 10_000,
+) -> Schedule:
+    """Linear warm-up from 0, and a decay that ends with the training.
 
-    Source: TokenLearner, App. B.3 (cosine decay; the paper names no warm-up).
+    Source: TokenLearner, App. B.3 (cosine decay; the paper names no warm-up); linear,
+    constant and rsqrt as in the authors' code for images.
+    Differs: the authors' cosine starts again from the full rate after `total_steps`;
+    here every decay stays where it has come to.
     Args:
-      learning_rate: at the end of the warm-up.
-      total_steps: at which `end_learning_rate` is reached, warm-up included.
-      warmup_steps: 0 for none; below total_steps.
-      end_learning_rate: from `total_steps` on.
+      learning_rate: at the end of the warm-up, above 0.
+      total_steps: at which the decay ends, warm-up included.
+      decay: "cosine" or "linear", to `end_learning_rate`; "rsqrt", which divides by
+        sqrt(1 + steps / timescale_steps); "constant".
+      warmup_steps: over which the rate is multiplied by a line from 0 to 1; 0 for none;
+        below total_steps.
+      decay_start_step: at which the decay starts; None for the end of the warm-up.
+      end_learning_rate: of "cosine" and "linear", in 0..learning_rate.
+      timescale_steps: of "rsqrt", at least 1.
 
     Raises:
-      ValueError: for a warm-up that is not shorter than the training, or a rate that is
-        not positive.
+      ValueError: for another decay, or a number out of its range.
     """
-    if not 0 <= warmup_steps < total_steps:
+    if decay not in DECAYS:
         raise ValueError(
-            f"warmup_cosine.warmup_steps must be in 0..{total_steps - 1}"
-            f" (total_steps={total_steps}), got {warmup_steps}."
+            f"build_schedule.decay must be one of {DECAYS}, got {decay!r}."
         )
     if learning_rate <= 0:
-        raise ValueError(f"learning rate must be above 0, got {learning_rate}.")
-    return tf_keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup_steps else learning_rate,
-        decay_steps=total_steps - warmup_steps,
-        alpha=end_learning_rate / learning_rate,
-        warmup_target=learning_rate if warmup_steps else None,
+        raise ValueError(
+            "build_schedule: learning_rate must be above 0, got"
+            f" {learning_rate}. Set train.learning_rate."
+        )
+    for name, value in (
+        ("warmup_steps", warmup_steps),
+        ("decay_start_step", decay_start_step or 0),
+    ):
+        if not 0 <= value < total_steps:
+            raise ValueError(
+                f"build_schedule.{name} must be in 0..{total_steps - 1}"
+                f" (total_steps={total_steps}), got {value}."
+            )
+    if decay in ("rsqrt", "constant"):
+        if end_learning_rate:
+            raise ValueError(
+                f"build_schedule.end_learning_rate={end_learning_rate} is not reached"
+                f" by decay={decay!r}. Leave it at 0, or set build_schedule.decay to"
+                " 'cosine' or 'linear'."
+            )
+    elif not 0 <= end_learning_rate <= learning_rate:
+        raise ValueError(
+            "build_schedule.end_learning_rate must be in 0..learning_rate"
+            f" ({learning_rate}), got {end_learning_rate}."
+        )
+    if timescale_steps < 1:
+        raise ValueError(
+            f"build_schedule.timescale_steps must be at least 1, got {timescale_steps}."
+        )
+    return Schedule(
+        learning_rate,
+        total_steps,
+        decay=decay,
         warmup_steps=warmup_steps,
+        decay_start_step=(
+            warmup_steps if decay_start_step is None else decay_start_step
+        ),
+        end_learning_rate=end_learning_rate,
+        timescale_steps=timescale_steps,
     )
 
 
