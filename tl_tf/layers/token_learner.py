@@ -7,15 +7,11 @@ the maps in the layout of its input. Callers fold time into the batch.
 import tensorflow as tf
 import tf_keras
 
-LAYER_NORM_EPSILON = 1e-6  # the authors' code (Flax default); Keras has 1e-3
+from tl_tf.layers import attention
 
 POOLINGS = ("sum", "mean")
 MIXINGS = ("joint", "per_frame", "per_token")
 BETAS = ("linear", "mlp", "conv")
-
-
-def _gelu(x: tf.Tensor) -> tf.Tensor:
-    return tf.nn.gelu(x, approximate=True)  # tanh form, as Flax
 
 
 def _check_num_tokens(name: str, num_tokens: int) -> None:
@@ -26,10 +22,6 @@ def _check_num_tokens(name: str, num_tokens: int) -> None:
 def _check_choice(name: str, argument: str, value: str, choices: tuple) -> None:
     if value not in choices:
         raise ValueError(f"{name}: {argument} must be one of {choices}, got {value!r}.")
-
-
-def _layer_norm(name: str) -> tf_keras.layers.Layer:
-    return tf_keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name)
 
 
 def _sigmoid_pool(
@@ -64,14 +56,14 @@ class TokenLearner(tf_keras.layers.Layer):
         _check_choice(self.name, "pooling", pooling, POOLINGS)
         self.num_tokens = num_tokens
         self.pooling = pooling
-        self.norm = _layer_norm("norm")
+        self.norm = attention.layer_norm("norm")
         self.convs = [
             tf_keras.layers.Conv2D(
                 num_tokens,
                 kernel_size=3,
                 padding="same",
                 use_bias=False,
-                activation=_gelu if i < 3 else None,
+                activation=attention.gelu if i < 3 else None,
                 kernel_initializer="lecun_normal",  # Flax's default
                 name=f"conv_{i}",
             )
@@ -112,9 +104,9 @@ class TokenLearnerV11(tf_keras.layers.Layer):
         _check_num_tokens(self.name, num_tokens)
         self.num_tokens = num_tokens
         self.hidden_size = hidden_size
-        self.norm = _layer_norm("norm")
+        self.norm = attention.layer_norm("norm")
         self.hidden = tf_keras.layers.Dense(
-            hidden_size, activation=_gelu, name="hidden"
+            hidden_size, activation=attention.gelu, name="hidden"
         )
         self.scores = tf_keras.layers.Dense(num_tokens, name="scores")
 
@@ -263,13 +255,13 @@ class TokenFuser(tf_keras.layers.Layer):
                 name="mix_bias", shape=(s,), initializer="zeros"
             )
         if self.use_norm:
-            self.norm_before_mix = _layer_norm("norm_before_mix")
-            self.norm_after_mix = _layer_norm("norm_after_mix")
+            self.norm_before_mix = attention.layer_norm("norm_before_mix")
+            self.norm_after_mix = attention.layer_norm("norm_after_mix")
         if self.beta_form != "linear":
-            self.beta_norm = _layer_norm("beta_norm")
+            self.beta_norm = attention.layer_norm("beta_norm")
         if self.beta_form == "mlp":
             self.beta_hidden = tf_keras.layers.Dense(
-                self.hidden_size, activation=_gelu, name="beta_hidden"
+                self.hidden_size, activation=attention.gelu, name="beta_hidden"
             )
         self.beta = tf_keras.layers.Dense(
             s, use_bias=self.beta_form != "conv", name="beta"

@@ -1,0 +1,120 @@
+"""Patches to tokens, and the learned position of each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+
+class PatchEmbed(tf_keras.layers.Layer):
+    """A linear projection of every patch; what does not fill a patch is cut off.
+
+    Shapes: x [B, Y, X, 3] -> [B, H, W, C]
+    Source: ViT, arXiv 2010.11929, equation 1; VALID, so that 512 pixels hold 36 patches
+      of 14.
+    Args:
+      hidden_size: C, at least 1.
+      patch_size: height and width of a patch, in pixels.
+    """
+
+    def __init__(self, hidden_size: int, patch_size: Sequence[int], **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.patch_size = tuple(patch_size)
+        self.projection = tf_keras.layers.Conv2D(
+            hidden_size,
+            kernel_size=self.patch_size,
+            strides=self.patch_size,
+            kernel_initializer="lecun_normal",  # Flax's default
+            name="projection",
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns a grid of patch tokens."""
+        return self.projection(x)
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_size": self.hidden_size,
+            "patch_size": self.patch_size,
+        }
+
+
+class PositionEmbed(tf_keras.layers.Layer):
+    """Adds a learned vector to each place of a sequence.
+
+    Shapes: x [B, L, C] -> [B, L, C]
+    Source: ViT, arXiv 2010.11929, equation 1.
+    Raises:
+      ValueError: L is not static.
+    """
+
+    def build(self, input_shape) -> None:
+        """Creates a vector for every place."""
+        _, length, channels = input_shape
+        if length is None:
+            raise ValueError(f"{self.name}: wanted a static L, got {input_shape}.")
+        self.position_embedding = self.add_weight(
+            name="position_embedding",
+            shape=(1, length, channels),
+            initializer=tf_keras.initializers.RandomNormal(stddev=0.02),
+        )
+        super().build(input_shape)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the tokens, each with its place added."""
+        return x + tf.cast(self.position_embedding, x.dtype)
+
+
+def resize_position_embedding(
+    table: np.ndarray,
+    *,
+    from_grid: Sequence[int],
+    to_grid: Sequence[int],
+    num_prefix: int = 0,
+) -> np.ndarray:
+    """Stretches position embeddings over another grid, corner to corner, linearly.
+
+    Source: the authors' code, which calls scipy.ndimage.zoom of order 1; not
+      tf.image.resize, whose corners lie half a cell away.
+    Args:
+      table: [1, num_prefix + H * W, C].
+      from_grid: H and W.
+      to_grid: H and W that are wanted.
+      num_prefix: leading rows, as that of a class token, that stay as they are.
+
+    Returns:
+      [1, num_prefix + H' * W', C], of the dtype of `table`.
+
+    Raises:
+      ValueError: the table is not of from_grid.
+    """
+    wanted = num_prefix + from_grid[0] * from_grid[1]
+    if table.ndim != 3 or table.shape[:2] != (1, wanted):
+        raise ValueError(
+            f"position embedding: wanted [1, {wanted}, C] for a grid of"
+            f" {from_grid[0]}x{from_grid[1]} and {num_prefix} other places, got"
+            f" {list(table.shape)}."
+        )
+    prefix, grid = table[0, :num_prefix], table[0, num_prefix:]
+    grid = grid.reshape([*from_grid, -1]).astype(np.float64)  # [H, W, C]
+    for axis, size in enumerate(to_grid):
+        grid = _interpolate(grid, size, axis=axis)
+    grid = grid.reshape([to_grid[0] * to_grid[1], -1]).astype(table.dtype)
+    return np.concatenate([prefix, grid])[np.newaxis]  # [1, prefix + H' * W', C]
+
+
+def _interpolate(values: np.ndarray, size: int, *, axis: int) -> np.ndarray:
+    """Samples `size` places along an axis, the first and last among them."""
+    last = values.shape[axis] - 1
+    places = np.linspace(0, last, size) if size > 1 else np.zeros(1)
+    below = np.minimum(places.astype(int), max(last - 1, 0))
+    above = np.minimum(below + 1, last)
+    share = np.expand_dims(
+        places - below, tuple(i for i in range(values.ndim) if i != axis)
+    )
+    low, high = np.take(values, below, axis), np.take(values, above, axis)
+    return low * (1 - share) + high * share
