@@ -1,4 +1,4 @@
-"""Learning rate, optimizer, and averaged weights: Keras' own, bound to recipes."""
+"""Learning rate, optimizer, weight decay and averaged weights, bound to recipes."""
 
 import contextlib
 import math
@@ -9,6 +9,15 @@ import tensorflow as tf
 import tf_keras
 
 DECAYS = ("cosine", "linear", "rsqrt", "constant")
+OPTIMIZERS = ("momentum", "adamw")
+
+# Names of the variables without weight decay, as Keras searches them.  A replica's copy
+# of `norm/gamma:0` is called `norm/gamma/replica_1:0`; a layer may be called beta.
+NOT_DECAYED = (
+    r"(^|[/_])(bias|beta|gamma|scale)(/replica_\d+)?(:\d+)?$",
+    r"(^|[/_])pos(ition)?_embeddings?(/|:|$)",
+    r"(^|/)(class_token|cls)(/|:|$)",
+)
 
 
 def rate_of_batch(rate: float, *, rate_clips: int, batch_size: int) -> float:
@@ -147,37 +156,84 @@ def build_schedule(
 def build_optimizer(
     learning_rate,
     *,
+    kind: str = "momentum",
     momentum: float = 0.9,
     nesterov: bool = False,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
     weight_decay: float | None = None,
     ema_decay: float | None = None,
 ) -> tf_keras.optimizers.Optimizer:
-    """Momentum SGD, with an exponential moving average (EMA) of the weights if wanted.
+    """Momentum SGD or AdamW, with an exponential moving average (EMA) if wanted.
 
+    Weight decay is decoupled: each step takes learning rate * weight_decay of a weight
+    away.  It acts on kernels and TokenFuser's `mix`, not on what NOT_DECAYED matches.
+
+    Differs: Keras' AdamW adds epsilon before it corrects the second moment's bias, so
+    that epsilon weighs up to sqrt(1 / (1 - beta_2)) times more in the first steps than
+    in the authors' code.
     Args:
       learning_rate: a float or a schedule.
-      momentum: in [0, 1).
-      nesterov: whether the momentum looks ahead.
-      weight_decay: decoupled, times the learning rate each step; None for none.
+      kind: "momentum" or "adamw".
+      momentum: of "momentum", in [0, 1).
+      nesterov: of "momentum": whether it looks ahead.
+      beta_1: of "adamw", in [0, 1): decay of the mean gradient.
+      beta_2: of "adamw", in [0, 1): decay of the mean squared gradient.
+      epsilon: of "adamw", above 0: added to the root of the mean squared gradient.
+      weight_decay: at least 0; None for none.
       ema_decay: in (0, 1), as 0.9999; None for no average.  Evaluation uses the
         averaged weights; batch statistics are averages already.
 
     Raises:
-      ValueError: for a decay out of range.
+      ValueError: for another kind, or a number out of range.
     """
+    if kind not in OPTIMIZERS:
+        raise ValueError(
+            f"build_optimizer.kind must be one of {OPTIMIZERS}, got {kind!r}."
+        )
+    for name, value in (
+        ("momentum", momentum),
+        ("beta_1", beta_1),
+        ("beta_2", beta_2),
+    ):
+        if not 0 <= value < 1:
+            raise ValueError(f"build_optimizer.{name} must be in [0, 1), got {value}.")
+    if epsilon <= 0:
+        raise ValueError(f"build_optimizer.epsilon must be above 0, got {epsilon}.")
+    if weight_decay is not None and weight_decay < 0:
+        raise ValueError(
+            "build_optimizer.weight_decay must be at least 0 or None, got"
+            f" {weight_decay}."
+        )
     if ema_decay is not None and not 0 < ema_decay < 1:
         raise ValueError(
             f"build_optimizer.ema_decay must be in (0, 1) or None, got {ema_decay}."
         )
-    return tf_keras.optimizers.SGD(
-        learning_rate,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        use_ema=ema_decay is not None,
-        ema_momentum=ema_decay or 0.0,
-        jit_compile=False,  # the train step decides
-    )
+    shared = {
+        "use_ema": ema_decay is not None,
+        "ema_momentum": ema_decay or 0.0,
+        "jit_compile": False,  # the train step decides
+    }
+    if kind == "momentum":
+        optimizer = tf_keras.optimizers.SGD(
+            learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            **shared,
+        )
+    else:
+        optimizer = tf_keras.optimizers.AdamW(
+            learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            weight_decay=weight_decay or 0.0,  # Keras' own default is 0.004
+            **shared,
+        )
+    optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
+    return optimizer
 
 
 @contextlib.contextmanager
