@@ -10,8 +10,10 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: ["config", "startup", "records"],
     1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment", "inputs.faults"]
+    + ["inputs.image_augment", "inputs.randaugment"]
     + ["losses", "metrics", "optim", "runtime", "fewshot"],
-    2: ["models.*", "inputs.views", "inputs.folders"],
+    2: ["models.*", "inputs.views", "inputs.crops", "inputs.folders"]
+    + ["inputs.tfds_shards"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator", "checkpoint"]
     + ["flax_names", "visualize", "cost"],
     4: ["report"],
