@@ -100,3 +100,25 @@ def test_top_k_accuracy_refuses_several_labels():
 def test_top_k_accuracy_refuses_k_out_of_range():
     with pytest.raises(ValueError, match="k must be in 1..3, got 5"):
         metrics.top_k_accuracy(np.zeros((2, 3)), np.eye(3)[:2], 5)
+
+
+def test_real_accuracy_by_hand():
+    scores = np.array([[0.1, 0.7, 0.2], [0.9, 0.3, 0.2], [0.2, 0.2, 0.1], [5, 6, 7]])
+    labels = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]])
+    # Right, wrong, right (the first of equal scores), and no label.
+    accuracy, images = metrics.real_accuracy(scores, labels)
+    assert accuracy == pytest.approx(2 / 3)
+    assert images == 3
+
+
+@pytest.mark.parametrize(
+    "scores, labels, text",
+    [
+        (np.zeros((2, 3)), np.ones((3, 2)), r"one shape .* got \(2, 3\) and \(3, 2\)"),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), "2 images with labels have NaN"),
+        (np.zeros((2, 3)), np.zeros((2, 3)), "none of 2 images has a label. Use a"),
+    ],
+)
+def test_bad_real_scores_are_refused(scores, labels, text):
+    with pytest.raises(ValueError, match=text):
+        metrics.real_accuracy(scores, labels)

@@ -90,3 +90,40 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
         )
     best = np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :k]
     return float(np.take_along_axis(positive, best, axis=1).any(axis=1).mean())
+
+
+def real_accuracy(scores: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+    """Accuracy by the labels of ImageNet ReaL, and the number of images it is over.
+
+    An image is right when its highest score, the first of equal ones, is at one of its
+    labels.  Images without any label are left out.
+
+    Source: Beyer et al., "Are we done with ImageNet?", arXiv 2006.07159.
+    Args:
+      scores: [N, K], a row an image.
+      labels: [N, K], nonzero where the image has the label.
+
+    Raises:
+      ValueError: for shapes that do not agree, scores that are NaN, or no label at all.
+    """
+    scores, positive = np.asarray(scores), np.asarray(labels) > 0
+    if scores.ndim != 2 or scores.shape != positive.shape:
+        raise ValueError(
+            "real_accuracy: wanted scores and labels of one shape [images, classes],"
+            f" got {scores.shape} and {positive.shape}."
+        )
+    has_label = positive.any(axis=1)
+    if not has_label.any():
+        raise ValueError(
+            f"real_accuracy: none of {len(scores)} images has a label. Use a split with"
+            " ReaL's labels, or top_k_accuracy for ImageNet's own."
+        )
+    scores, positive = scores[has_label], positive[has_label]
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"real_accuracy: {np.isnan(scores).any(axis=1).sum()} images with labels"
+            " have NaN scores."
+        )
+    best = np.argmax(scores, axis=1)[:, np.newaxis]  # [N, 1]
+    right = np.take_along_axis(positive, best, axis=1)
+    return float(right.mean()), len(right)
