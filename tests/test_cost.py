@@ -5,9 +5,18 @@ import tf_keras
 
 from tl_tf import cost
 from tl_tf.layers import vector_attention
-from tl_tf.models import x2p1d
+from tl_tf.models import vit, x2p1d
 
 CLIP = [1, 64, 256, 256, 3]  # Section 6.1's test size, for which Table XI states costs
+
+
+class Arithmetic(tf_keras.Model):
+    """No products at all."""
+
+    def call(self, x, training=False):
+        x = tf.math.squared_difference(tf.pow(x, 3.0), 1.0)  # [2, 5, 3]
+        x = tf.tanh(tf.sigmoid(tf.math.rsqrt(x * 2.0)))
+        return tf.reduce_mean(tf.reduce_max(x, axis=1), axis=-1)
 
 
 class TinyModel(tf_keras.Model):
@@ -49,6 +58,18 @@ def test_counts_equal_a_count_by_hand(tiny_cost):
     assert tiny_cost.total.multiply_adds == multiply_adds
     other = bias + softmax + double + total
     assert tiny_cost.total.flops == 2 * multiply_adds + other
+    norm = 4 * 2 * 5 * 7 * 4
+    other = bias + norm + 4 * 72 + double + total
+    assert tiny_cost.total.xla_flops == 2 * multiply_adds + other
+
+
+def test_xla_counts_powers_as_products_and_nothing_for_transcendentals():
+    total = cost.count(Arithmetic(), [2, 5, 3]).total
+    assert total.multiply_adds == 0
+    cube, difference, double, most, mean = 2 * 30, 2 * 30, 30, 30, 6
+    assert total.xla_flops == cube + difference + double + most + mean
+    cube, difference, rsqrt, double, most, mean = 30, 30, 30, 30, 0, 6
+    assert total.flops == cube + difference + rsqrt + double + most + mean
 
 
 def test_parameters_leave_out_moving_statistics(tiny_cost):
@@ -60,7 +81,7 @@ def test_rows_add_up_by_scope(tiny_cost):
     assert set(rows) == {"stem", "head", "einsum", ""}
     assert rows["stem"].parameters == (72 + 4) + 36 + 8
     assert rows["head"].multiply_adds == 2 * 4 * 9 * 4
-    for column in ("multiply_adds", "flops", "parameters"):
+    for column in ("multiply_adds", "xla_flops", "flops", "parameters"):
         total = sum(getattr(row, column) for row in rows.values())
         assert total == getattr(tiny_cost.total, column)
 
@@ -68,8 +89,9 @@ def test_rows_add_up_by_scope(tiny_cost):
 def test_table_states_its_convention(tiny_cost):
     lines = cost.table(tiny_cost, depth=1).splitlines()
     assert lines[0] == "tiny, one forward pass of 2 x 5 x 7 x 3"
-    assert lines[-4].split() == ["total", "0.000", "0.000", "0.0002"]
-    assert "one each" in lines[-3]
+    assert lines[-5].split() == ["total", "0.000", "0.000", "0.000", "0.0002"]
+    assert "one each" in lines[-4]
+    assert "one per multiply-add" in lines[-3]
     assert "two per multiply-add" in lines[-2]
 
 
@@ -131,6 +153,25 @@ def test_counting_leaves_the_model_as_it_was():
         if isinstance(layer, vector_attention.VectorTransformer)
     )
     assert layer.implementation == "auto"
+
+
+@pytest.mark.parametrize(
+    "options, gflops",
+    [
+        # docs/RESULTS.md, "Cost of the image models", has all of them.
+        ({}, 3.44),
+        ({"insert_before_block": 6}, 1.90),
+        ({"insert_before_block": 11, "extra_blocks": 10}, 3.33),
+    ],
+)
+def test_small_image_models_cost_what_table_i_prints(options, gflops):
+    model = vit.build_vit(
+        1000, variant="S", patch_px=32, image_px=384, tokenizer="v1.0", **options
+    )
+    counted = cost.count(model, [1, 384, 384, 3])
+    np.testing.assert_allclose(counted.total.xla_flops / 2e9, gflops, rtol=5e-3)
+    stages = {row.scope for row in counted.at_depth(1)}
+    assert {"embed", "position", "block_0", "block_11", "norm", "classifier"} <= stages
 
 
 class Unknown(tf_keras.Model):

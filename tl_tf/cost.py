@@ -1,10 +1,21 @@
 """What one forward pass costs, counted from the traced inference graph.
 
-Two conventions are in use, and the paper uses both. Tables I to IX count one per
-multiply-add of matrix products and convolutions, and nothing else: `multiply_adds`.
+The paper uses two conventions, and both count more than matrix products and
+convolutions, whose multiply-adds alone are `multiply_adds`.
+
+Tables I to IX are half of what XLA's cost analysis finds, so that a multiply-add is
+one: `xla_flops` / 2. XLA counts one per element for each addition, multiplication,
+division or comparison, one per element read for a sum, and nothing for what it calls
+transcendental: exp, tanh, sigmoid, rsqrt. So a softmax is four (maximum, difference,
+sum, division), a squared difference two, a third power two.
+
 Tables XI to XIII are TensorFlow's graph profiler's: two per multiply-add, five per
 element of a softmax, one per element of any other arithmetic, nothing for batch
 normalisation, ReLU and sigmoid, which the profiler does not know: `flops`.
+
+Differs from both: a multiply-add with the zeros of a padding is counted (XLA leaves it
+out: 0.02 % of the most affected model), and LayerNorm is counted as Keras writes it
+(nine per element in XLA's way; Flax' form is seven).
 
 Nothing is run: tracing needs no memory for the activations.
 """
@@ -20,7 +31,7 @@ import tf_keras
 
 from tl_tf.layers import vector_attention
 
-# One per element written, respectively read. The profiler's list.
+# The profiler's list: one per element written, respectively read.
 ELEMENTWISE = frozenset(
     "Add AddV2 BiasAdd Maximum Minimum Mul Neg Pow RealDiv Reciprocal Rsqrt Square "
     "SquaredDifference Sub".split()
@@ -30,20 +41,48 @@ SOFTMAX_FLOPS = 5
 
 # What the profiler counts as nothing: moves, reads, and functions it does not know.
 FREE = frozenset(
-    "Cast ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity IdentityN NoOp Pack "
-    "Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice Split "
-    "Squeeze StopGradient StridedSlice Tanh Transpose Unpack ZerosLike".split()
+    "Cast ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity IdentityN Max NoOp "
+    "Pack Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice "
+    "Split Squeeze StopGradient StridedSlice Tanh Transpose Unpack ZerosLike".split()
 )
+
+PRODUCTS = frozenset(
+    ["BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum", "MatMul"]
+)
+
+# XLA's, per element written. What is missing here and is no reduction, power or product
+# moves data or is transcendental.
+XLA_ELEMENTWISE = {
+    **dict.fromkeys(
+        "Add AddV2 BiasAdd Maximum Minimum Mul Neg RealDiv Reciprocal Relu Square "
+        "Sub".split(),
+        1,
+    ),
+    "SquaredDifference": 2,
+    "Softmax": 4,
+    "FusedBatchNormV3": 4,  # minus mean, times 1 / deviation, times gamma, plus beta
+}
+XLA_REDUCTIONS = frozenset(["Max", "Mean", "Sum"])
+_XLA_COUNTS = XLA_REDUCTIONS | set(XLA_ELEMENTWISE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The cost of everything under one name scope."""
+    """The cost of everything under one name scope.
+
+    Attributes:
+      scope: parts of names, joined by slashes.
+      multiply_adds: of matrix products and convolutions.
+      xla_flops: two per multiply-add, and other arithmetic as XLA counts it.
+      flops: two per multiply-add, and other arithmetic as the profiler counts it.
+      parameters: trained ones.
+    """
 
     scope: str
-    multiply_adds: int
-    flops: int
-    parameters: int
+    multiply_adds: int = 0
+    xla_flops: int = 0
+    flops: int = 0
+    parameters: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +129,23 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
         spec = tf.TensorSpec(input_shape, tf.float32)
         graph = function.get_concrete_function(spec).graph
     for op in graph.get_operations():
-        multiply_adds, other = _cost_of(op)
-        flops = 2 * multiply_adds + other
-        rows.append(Row(_scope(model, op.name), multiply_adds, flops, parameters=0))
+        if op.type in FREE and op.type not in _XLA_COUNTS:
+            continue
+        multiply_adds = _multiply_adds(op)
+        row = Row(
+            _scope(model, op.name),
+            multiply_adds,
+            xla_flops=2 * multiply_adds + _xla_arithmetic(op),
+            flops=2 * multiply_adds + _profiler_arithmetic(op),
+        )
+        rows.append(row)
     for weight in model.weights:
         if "moving_" not in weight.name:
             size = math.prod(weight.shape)
-            rows.append(Row(_scope(model, weight.name), 0, 0, parameters=size))
-    rows = [row for row in _add_up(rows) if row.flops or row.parameters]
+            rows.append(Row(_scope(model, weight.name), parameters=size))
+    rows = [
+        row for row in _add_up(rows) if row.flops or row.xla_flops or row.parameters
+    ]
     return Cost(model.name, tuple(input_shape), tuple(rows))
 
 
@@ -108,17 +156,21 @@ def table(cost: Cost, depth: int = 2) -> str:
     shape = " x ".join(str(size) for size in cost.input_shape)
     lines = [
         f"{cost.model}, one forward pass of {shape}",
-        f"{'':{width}}  {'G multiply-adds':>15}  {'GFLOPs':>9}  {'M parameters':>12}",
+        f"{'':{width}}  {'G multiply-adds':>15}  {'XLA GFLOPs/2':>12}"
+        f"  {'profiler GFLOPs':>15}  {'M parameters':>12}",
     ]
     for row in (*rows, cost.total):
         lines.append(
             f"{row.scope or '(model)':{width}}  {row.multiply_adds / 1e9:15.3f}  "
-            f"{row.flops / 1e9:9.3f}  {row.parameters / 1e6:12.4f}"
+            f"{row.xla_flops / 2e9:12.3f}  {row.flops / 1e9:15.3f}  "
+            f"{row.parameters / 1e6:12.4f}"
         )
     lines += [
-        "multiply-adds: one each, in convolutions and matrix products (Tables I-IX).",
-        "GFLOPs: two per multiply-add, softmax 5 and other arithmetic 1 per element"
-        " (Tables XI-XIII).",
+        "multiply-adds: one each, in convolutions and matrix products alone.",
+        "XLA GFLOPs/2: one per multiply-add; softmax 4/2, other arithmetic 1/2 per"
+        " element (Tables I-IX).",
+        "profiler GFLOPs: two per multiply-add; softmax 5, other arithmetic 1 per"
+        " element (Tables XI-XIII).",
         "parameters: the trained ones; moving statistics are left out.",
     ]
     return "\n".join(lines)
@@ -146,45 +198,61 @@ def _scope(model: tf_keras.Model, name: str) -> str:
 
 
 def _add_up(rows) -> tuple[Row, ...]:
-    sums = collections.defaultdict(lambda: [0, 0, 0])
+    sums = collections.defaultdict(lambda: [0, 0, 0, 0])
     for row in rows:
-        counts = (row.multiply_adds, row.flops, row.parameters)
+        counts = (row.multiply_adds, row.xla_flops, row.flops, row.parameters)
         sums[row.scope] = [a + b for a, b in zip(sums[row.scope], counts, strict=True)]
     return tuple(Row(scope, *counts) for scope, counts in sums.items())
 
 
-def _cost_of(op: tf.Operation) -> tuple[int, int]:
-    """Counts one operation.  -> multiply-adds, other arithmetic."""
-    if op.type in FREE:
-        return 0, 0
+def _profiler_arithmetic(op: tf.Operation) -> int:
+    """What TensorFlow's profiler counts besides products."""
     if op.type in ELEMENTWISE:
-        return 0, _num_elements(op, op.outputs[0])
+        return _num_elements(op, op.outputs[0])
     if op.type in REDUCTIONS:
-        return 0, _num_elements(op, op.inputs[0])
+        return _num_elements(op, op.inputs[0])
     if op.type == "Softmax":
-        return 0, SOFTMAX_FLOPS * _num_elements(op, op.outputs[0])
+        return SOFTMAX_FLOPS * _num_elements(op, op.outputs[0])
+    return 0
+
+
+def _xla_arithmetic(op: tf.Operation) -> int:
+    """What XLA counts besides products; half of it is in Tables I to IX."""
+    if op.type in XLA_REDUCTIONS:
+        return _num_elements(op, op.inputs[0])
+    if op.type == "Pow":
+        exponent = tf.get_static_value(op.inputs[1])
+        is_whole = exponent is not None and exponent.ndim == 0 and exponent in (2, 3, 4)
+        return (int(exponent) - 1 if is_whole else 0) * _num_elements(op, op.outputs[0])
+    return XLA_ELEMENTWISE.get(op.type, 0) * _num_elements(op, op.outputs[0])
+
+
+def _multiply_adds(op: tf.Operation) -> int:
+    """Multiply-adds of a product or a convolution; 0 for any other known operation."""
+    if op.type not in PRODUCTS:
+        if op.type in FREE | ELEMENTWISE | REDUCTIONS | {"Softmax"}:
+            return 0
+        raise ValueError(
+            f"cost: {op.name} is a {op.type}, whose cost is unknown. Add it to "
+            "tl_tf/cost.py."
+        )
     if op.type == "Conv2D":
         *window, _ = op.inputs[1].shape  # [KH, KW, C / groups, D]
-        return _num_elements(op, op.outputs[0]) * math.prod(window), 0
+        return _num_elements(op, op.outputs[0]) * math.prod(window)
     if op.type == "DepthwiseConv2dNative":
         *window, _, _ = op.inputs[1].shape  # [KH, KW, C, multiplier]
-        return _num_elements(op, op.outputs[0]) * math.prod(window), 0
+        return _num_elements(op, op.outputs[0]) * math.prod(window)
     if op.type in ("MatMul", "BatchMatMulV2"):
         transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
         summed = op.inputs[0].shape[-2 if transposed else -1]
-        return _num_elements(op, op.outputs[0]) * summed, 0
-    if op.type == "Einsum":
-        terms = op.get_attr("equation").decode().split("->")[0].split(",")
-        sizes = {
-            letter: size
-            for term, x in zip(terms, op.inputs, strict=True)
-            for letter, size in zip(term, x.shape, strict=True)
-        }
-        return math.prod(sizes.values()), 0
-    raise ValueError(
-        f"cost: {op.name} is a {op.type}, whose cost is unknown. Add it to "
-        "tl_tf/cost.py."
-    )
+        return _num_elements(op, op.outputs[0]) * summed
+    terms = op.get_attr("equation").decode().split("->")[0].split(",")
+    sizes = {
+        letter: size
+        for term, x in zip(terms, op.inputs, strict=True)
+        for letter, size in zip(term, x.shape, strict=True)
+    }
+    return math.prod(sizes.values())
 
 
 def _num_elements(op: tf.Operation, x: tf.Tensor) -> int:
