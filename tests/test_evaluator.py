@@ -1,23 +1,33 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import toy_model
 from tl_tf import evaluator, losses, optim, runtime
+from tl_tf.inputs import split
 
 V, K = 2, toy_model.K
 ROWS = {"a": 3, "b": 0, "c": 1, "d": 5, "e": 2}  # of the annotations
 BROKEN = {"id": "f", "row": 4, "labels": [2], "reason": "truncated", "detail": ""}
 
 
-def reports(*, skipped=()) -> list[dict]:
-    """Of 5 videos in 2 shards."""
-    ids = [["a", "b"], ["c", "d", "e"]]
-    shards = [[{"id": i, "row": ROWS[i]} for i in shard] for shard in ids]
-    return [
-        {"built": shards[0], "skipped": list(skipped)},
-        {"built": shards[1], "skipped": []},
-    ]
+def split_of(batches, *, skipped=(), explain=str) -> split.Split:
+    return split.Split(
+        batches=batches,
+        dataset="toy",
+        split="test",
+        classes=[str(k) for k in range(K)],
+        num_examples=5,
+        coverage={"share": 1.0},
+        explain=explain,
+        num_batches=3,
+        num_views=V,
+        examples=list(ROWS),
+        rows=list(ROWS.values()),
+        skipped=skipped,
+    )
 
 
 def rows(seed: int = 5) -> dict[str, np.ndarray]:
@@ -27,16 +37,15 @@ def rows(seed: int = 5) -> dict[str, np.ndarray]:
     labels = np.zeros([6, K], np.float32)
     labels[[0, 1, 2, 3, 3], [0, 1, 2, 3, 0]] = 1  # video e has none
     return {
-        "frames": rng.integers(0, 256, shape, dtype=np.uint8),
+        "pixels": rng.integers(0, 256, shape, dtype=np.uint8),
         "labels": labels,
         "mask": np.array([1, 1, 1, 1, 1, 0], np.float32),
-        "shard": np.array([0, 0, 1, 1, 1, -1], np.int32),
-        "record": np.array([0, 1, 0, 1, 2, -1], np.int32),
+        "index": np.array([0, 1, 2, 3, 4, -1], np.int32),
         "starts": np.tile(np.array([0, 4], np.int32), [6, 1]),
     }
 
 
-def make(data, *, merge="max", strategy=None, kind="sigmoid", **kwargs):
+def make(data, *, merge="max", strategy=None, metric="map", skipped=(), **kwargs):
     strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         model = toy_model.ToyModel()
@@ -46,11 +55,14 @@ def make(data, *, merge="max", strategy=None, kind="sigmoid", **kwargs):
     loop = evaluator.Evaluator(
         model,
         optimizer,
-        loss=losses.build_loss(kind),
+        loss=losses.build_loss("sigmoid" if metric == "map" else "softmax"),
         strategy=strategy,
-        batches=tf.data.Dataset.from_tensor_slices(data).batch(2),
-        num_batches=3,
-        reports=reports(skipped=kwargs.pop("skipped", ())),
+        data=split_of(
+            tf.data.Dataset.from_tensor_slices(data).batch(2),
+            skipped=skipped,
+            explain=kwargs.pop("explain", str),
+        ),
+        metric=metric,
         merge=merge,
         on_result=found.append,
         **kwargs,
@@ -59,7 +71,7 @@ def make(data, *, merge="max", strategy=None, kind="sigmoid", **kwargs):
 
 
 def expected_scores(data, model) -> np.ndarray:
-    frames = data["frames"][:5].astype(np.float64) / 127.5 - 1
+    frames = data["pixels"][:5].astype(np.float64) / 127.5 - 1
     logits = frames.mean(axis=(2, 3, 4)) @ model.kernel.numpy()  # [5, V, K]
     return 1 / (1 + np.exp(-logits))
 
@@ -77,7 +89,7 @@ def test_views_are_merged_and_padding_is_dropped(merge):
     loop, found = make(data, merge=merge)
     output = loop.evaluate(tf.constant(-1))
     (evaluation,) = found
-    assert evaluation.video_ids == ["b", "c", "e", "a", "d"]  # by row
+    assert evaluation.ids == ["b", "c", "e", "a", "d"]  # by row
     order = [1, 2, 4, 0, 3]
     scores = expected_scores(data, loop.model)[order]
     np.testing.assert_allclose(evaluation.view_scores, scores, rtol=1e-5)
@@ -103,7 +115,7 @@ def test_a_broken_video_counts_as_ranked_last():
     by_hand = [average_precision(merged[:, k], labels[:, k]) for k in range(K)]
     np.testing.assert_allclose(found[0].ranking.per_class, by_hand, rtol=1e-12)
     np.testing.assert_array_equal(found[0].ranking.positives, labels.sum(axis=0))
-    assert found[0].video_ids == ["b", "c", "e", "a", "d"]
+    assert found[0].ids == ["b", "c", "e", "a", "d"]
     whole, whole_found = make(data)
     whole.evaluate(tf.constant(-1))
     assert found[0].values["map"] < whole_found[0].values["map"]
@@ -115,7 +127,7 @@ def test_two_replicas_see_what_one_sees():
     two, two_found = make(data, strategy=toy_model.two_replicas())
     one.evaluate(tf.constant(-1))
     two.evaluate(tf.constant(-1))
-    assert two_found[0].video_ids == one_found[0].video_ids
+    assert two_found[0].ids == one_found[0].ids
     np.testing.assert_allclose(
         two_found[0].view_scores, one_found[0].view_scores, rtol=1e-6
     )
@@ -128,7 +140,7 @@ def test_the_order_of_the_batches_does_not_matter():
     second, second_found = make(shuffled)
     first.evaluate(tf.constant(-1))
     second.evaluate(tf.constant(-1))
-    assert second_found[0].video_ids == first_found[0].video_ids
+    assert second_found[0].ids == first_found[0].ids
     np.testing.assert_array_equal(second_found[0].labels, first_found[0].labels)
     assert second_found[0].values == pytest.approx(first_found[0].values)
 
@@ -145,7 +157,7 @@ def test_a_video_that_was_not_seen_is_named():
 
 def test_a_video_that_was_seen_twice_is_an_error():
     data = rows()
-    data["mask"][5], data["shard"][5], data["record"][5] = 1, 0, 1
+    data["mask"][5], data["index"][5] = 1, 1
     loop, _ = make(data)
     with pytest.raises(ValueError, match="0 not at all and 1 too often"):
         loop.evaluate(tf.constant(-1))
@@ -168,7 +180,7 @@ def test_averaged_weights_are_evaluated_and_taken_out_again():
 def test_single_label_data_gets_top_1_and_top_5():
     data = rows()
     data["labels"][:] = np.eye(K, dtype=np.float32)[[0, 1, 2, 3, 0, 0]]
-    loop, found = make(data, kind="softmax")
+    loop, found = make(data, metric="top_k")
     output = loop.evaluate(tf.constant(-1))
     best = expected_scores(data, loop.model).max(axis=1)  # sigmoid ranks views alike
     assert set(output) == {"eval/top1", "eval/loss"}  # 4 classes: no top 5
@@ -176,14 +188,27 @@ def test_single_label_data_gets_top_1_and_top_5():
     assert best.shape == (5, K)
 
 
+def test_an_image_may_have_several_right_labels():
+    data = rows()  # the last one has none, and does not count
+    loop, found = make(data, metric="real")
+    output = loop.evaluate(tf.constant(-1))
+    logits = expected_scores(data, loop.model)
+    logits = np.log(logits / (1 - logits))  # [5, V, K]
+    odds = np.exp(logits)
+    best = (odds / odds.sum(axis=-1, keepdims=True)).max(axis=1).argmax(axis=-1)
+    right = [data["labels"][i, best[i]] for i in range(4)]
+    assert output["eval/real"] == pytest.approx(np.mean(right))
+    assert found[0].ranking is None
+
+
 def test_the_maps_of_the_first_view_can_be_looked_at():
     data = rows()
     loop, _ = make(data)
     loop.evaluate(tf.constant(-1))
     frames, labels, maps = loop.look()
-    np.testing.assert_array_equal(frames, data["frames"][:2, 0])
+    np.testing.assert_array_equal(frames, data["pixels"][:2, 0])
     np.testing.assert_array_equal(labels, data["labels"][:2])
-    expected = (data["frames"][:2, 0] / 127.5 - 1).mean(axis=-1, keepdims=True)
+    expected = (data["pixels"][:2, 0] / 127.5 - 1).mean(axis=-1, keepdims=True)
     np.testing.assert_allclose(maps["block_0/token_maps"], expected, atol=1e-5)
 
 
@@ -195,14 +220,14 @@ def test_broken_input_is_explained():
             "mask": tf.debugging.check_numerics(batch["mask"] / 0.0, "spoilt"),
         }
     )
-    loop, _ = make(rows(), explain_data_error=lambda error: "shard 1, record 2: broken")
-    loop._batches = spoilt
+    loop, _ = make(rows(), explain=lambda error: "shard 1, record 2: broken")
+    loop._data = dataclasses.replace(loop._data, batches=spoilt)
     with pytest.raises(ValueError, match="^shard 1, record 2: broken$"):
         loop.evaluate(tf.constant(-1))
 
 
 def test_another_merge_is_refused():
-    with pytest.raises(ValueError, match=r"one of \['max', 'mean'\], got 'median'"):
+    with pytest.raises(ValueError, match=r"one of \('max', 'mean'\), got 'median'"):
         make(rows(), merge="median")
 
 
@@ -210,6 +235,6 @@ def test_another_merge_is_refused():
 def test_the_eval_step_compiles(precision):
     runtime.configure_runtime(None, precision=precision)
     loop, _ = make(rows(), strategy=tf.distribute.get_strategy())
-    frames = tf.constant(rows()["frames"][:3, 0])
+    frames = tf.constant(rows()["pixels"][:3, 0])
     logits = tf.function(loop.replica_step, jit_compile=True)(frames)
     assert logits.shape == (3, K)

@@ -116,11 +116,11 @@ def test_two_hosts_train_and_evaluate_like_one(
         (("BATCH_SIZE = 3",), "train.batch_size=3 does not divide into 2 replicas"),
         (
             ("eval/clip_dataset.batch_size = 5",),
-            "eval/clip_dataset.batch_size=5 does not divide into this host's 2",
+            "evaluation's batch_size=5 does not divide into this host's 2",
         ),
         (
             ("train.accumulation_steps = 2",),
-            "batch of 2 clips does not divide into 2 replicas x 2 accumulation",
+            "batch of 2 does not divide into 2 replicas x 2 accumulation",
         ),
         (
             ("build_x2p1d.batch_norm = 'sync'", "train.jit_compile = True"),

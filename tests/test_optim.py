@@ -16,8 +16,8 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 
 def test_the_rate_grows_with_the_batch():
-    assert optim.rate_of_batch(0.8, rate_clips=4, batch_size=256) == pytest.approx(51.2)
-    assert optim.rate_of_batch(0.8, rate_clips=4, batch_size=1) == pytest.approx(0.2)
+    assert optim.rate_of_batch(0.8, rate_batch=4, batch_size=256) == pytest.approx(51.2)
+    assert optim.rate_of_batch(0.8, rate_batch=4, batch_size=1) == pytest.approx(0.2)
 
 
 def test_warmup_then_cosine_then_constant():

@@ -2,22 +2,21 @@
 
 import json
 
-import gin
 import pytest
 import tensorflow as tf
 
 from tests import tiny
 from tl_tf import config, experiment
-from tl_tf.inputs import video
 
 
 def spec_of(data_dir, phase: str) -> dict[str, tf.TensorSpec]:
     """What a recipe's input looks like."""
+    one_device = tf.distribute.OneDeviceStrategy("/cpu:0")
+    session = experiment.Session("train", data_dir, data_dir, one_device)
     is_training = phase == "train"
     batch = {"batch_size": 2} if is_training else {}  # from train.batch_size
-    with gin.config_scope(phase):
-        clips = video.clip_dataset(data_dir, is_training=is_training, seed=0, **batch)
-    return clips.dataset.element_spec
+    data = experiment.open_split(session, is_training=is_training, **batch)
+    return data.batches.element_spec
 
 
 @pytest.mark.parametrize("recipe", tiny.RECIPES)

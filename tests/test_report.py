@@ -6,22 +6,23 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from tl_tf import evaluator, metrics, records, report
+from tl_tf import evaluator, metrics, report
+from tl_tf.inputs import split
 
 CLASSES = ["walk", "run", "sit"]
 
 
 @pytest.fixture
-def info(tmp_path):
-    return records.DatasetInfo(
+def data():
+    return split.Split(
+        batches=tf.data.Dataset.range(0),
         dataset="toy",
-        schema_version=1,
-        fps=12.0,
-        short_side=64,
+        split="test[:50%]",
         classes=CLASSES,
-        splits={"test": {"videos_expected": 4, "videos_built": 3, "shards": []}},
-        raw={},
-        folder=tmp_path,
+        num_examples=3,
+        coverage={"share": 0.75},
+        explain=str,
+        skipped=[{"id": "d", "row": 3, "labels": [0]}],
     )
 
 
@@ -35,7 +36,7 @@ def evaluation() -> evaluator.Evaluation:
             positives=np.array([2, 2, 0]),
             classes_without_positive=[2],
         ),
-        video_ids=["a", "b", "c"],
+        ids=["a", "b", "c"],
         labels=np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]]),
         view_scores=np.zeros([3, 2, 3], np.float32),
         view_starts=np.zeros([3, 2], np.int32),
@@ -52,10 +53,10 @@ def events(folder: Path) -> dict[str, tf.Tensor]:
     return found
 
 
-def test_a_result_is_a_line_a_json_and_its_scores(info, tmp_path, capfd):
-    writer = report.ResultWriter(tmp_path, info, "test", {"views": 2, "merge": "max"})
+def test_a_result_is_a_line_a_json_and_its_scores(data, tmp_path, capfd):
+    writer = report.ResultWriter(tmp_path, data, {"views": 2, "merge": "max"})
     path = writer.write(evaluation(), step=30)
-    assert path == tmp_path / "results" / "test-30.json"
+    assert path == tmp_path / "results" / "test_50-30.json"
     result = json.loads(path.read_text())
     assert result["metrics"] == {"map": 0.75, "wap": 0.7, "loss": 0.5}
     assert result["average_precision"] == {"walk": 0.5, "run": 1.0}
@@ -68,7 +69,7 @@ def test_a_result_is_a_line_a_json_and_its_scores(info, tmp_path, capfd):
     assert "1 videos could not be built and count as ranked last" in screen
     assert "1 classes have no positive" in screen
     scores = np.load(path.with_suffix(".scores.npz"))
-    assert scores["video_ids"].tolist() == ["a", "b", "c"]
+    assert scores["ids"].tolist() == ["a", "b", "c"]
     assert scores["view_scores"].shape == (3, 2, 3)
     assert not list(path.parent.glob(".*"))  # no temporary file is left
 
@@ -84,17 +85,17 @@ def test_the_table_is_best_first_and_names_the_empty_class():
 def test_pictures_and_text_reach_tensorboard(tmp_path):
     frames = np.zeros([3, 4, 20, 30, 3], np.uint8)
     labels = evaluation().labels.astype(np.float32)
-    batch = {"frames": tf.constant(frames), "labels": tf.constant(labels)}
+    batch = {"pixels": tf.constant(frames), "labels": tf.constant(labels)}
     maps = np.random.default_rng(0).random([3, 4, 2, 3, 5])
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
-        report.show_frames("train/frames", batch, CLASSES, step=1)
+        report.show_inputs("train/inputs", batch, CLASSES, step=1)
         report.show_token_maps(frames, labels, maps, CLASSES, step=1)
         report.show_config(0)
         tf.summary.flush()
     found = events(tmp_path)
-    assert {"train/frames", "eval/token_maps", "config"} <= set(found)
+    assert {"train/inputs", "eval/token_maps", "config"} <= set(found)
     width, height, *pictures = tf.make_ndarray(found["eval/token_maps"])
-    assert int(height) > 100 and len(pictures) == report.SHOWN_VIDEOS
+    assert int(height) > 100 and len(pictures) == report.SHOWN_EXAMPLES
     assert pictures[0].startswith(b"\x89PNG")
 
 

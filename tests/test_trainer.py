@@ -35,7 +35,7 @@ def kernel(loop) -> np.ndarray:
 
 def gradient_by_hand(batch, weights) -> np.ndarray:
     """Of the mean over clips and classes of the sigmoid cross entropy."""
-    frames = batch["frames"].numpy().astype(np.float64) / 127.5 - 1
+    frames = batch["pixels"].numpy().astype(np.float64) / 127.5 - 1
     pooled = frames.mean(axis=(1, 2, 3))  # [B, 3]
     probabilities = 1 / (1 + np.exp(-(pooled @ weights)))
     errors = (probabilities - batch["labels"].numpy()) / toy_model.K / len(pooled)
@@ -151,7 +151,7 @@ def test_broken_input_is_explained():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    text = "batch of 6 clips does not divide into 2 replicas x 2 accumulation steps"
+    text = "batch of 6 does not divide into 2 replicas x 2 accumulation steps"
     with pytest.raises(ValueError, match=text):
         make(toy_model.two_replicas(), accumulation_steps=2)
 
@@ -162,7 +162,7 @@ def test_the_first_batch_is_shown_once():
     loop.train(tf.constant(2))
     loop.train(tf.constant(2))
     assert len(shown) == 1
-    assert shown[0]["frames"].shape == (6, toy_model.T, toy_model.H, toy_model.W, 3)
+    assert shown[0]["pixels"].shape == (6, toy_model.T, toy_model.H, toy_model.W, 3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
@@ -182,7 +182,7 @@ def test_the_whole_train_step_compiles_with_static_shapes(precision):
     optimizer.build(model.trainable_variables)
     frames = tf.zeros([2, 4, 32, 40, 3], tf.uint8)
     labels = tf.ones([2, toy_model.K])
-    data = tf.data.Dataset.from_tensors({"frames": frames, "labels": labels})
+    data = tf.data.Dataset.from_tensors({"pixels": frames, "labels": labels})
     loop = trainer.Trainer(
         model,
         optimizer,

@@ -38,5 +38,5 @@ def batches(batch_size: int, *, count: int = 20, seed: int = 3) -> tf.data.Datas
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, [count, batch_size, T, H, W, 3], dtype=np.uint8)
     labels = rng.integers(0, 2, [count, batch_size, K]).astype(np.float32)
-    data = tf.data.Dataset.from_tensor_slices({"frames": frames, "labels": labels})
+    data = tf.data.Dataset.from_tensor_slices({"pixels": frames, "labels": labels})
     return data.repeat()

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gin
+import numpy as np
 import orbit
 import tensorflow as tf
 import tf_keras
@@ -15,21 +17,32 @@ from tl_tf import (
     config,
     cost,
     evaluator,
+    fewshot,
     losses,
     optim,
-    records,
     report,
     runtime,
     trainer,
+    transfer,
 )
-from tl_tf.inputs import video
+from tl_tf.inputs import augment, split
 
 # Configurables that a mode does not call, so that a recipe's bindings of them may rest.
+_TRAIN_DATA = {"train/clip_dataset", "train/image_dataset"}
+_EVAL_DATA = {"eval/clip_dataset", "eval/image_dataset"}
 _NOT_CALLED = {
-    "train": {"evaluate", "build_evaluator", "eval/clip_dataset", "inspect"},
-    "train_and_eval": {"evaluate", "inspect"},
-    "eval": {"train", "train/clip_dataset", "build_schedule", "inspect"},
+    "train": {"evaluate", "build_evaluator", "evaluate_fewshot", "inspect"}
+    | _EVAL_DATA,
+    "train_and_eval": {"evaluate", "evaluate_fewshot", "inspect"},
+    "eval": {"train", "build_schedule", "evaluate_fewshot", "inspect"} | _TRAIN_DATA,
+    "fewshot": {"train", "build_schedule", "build_loss", "evaluate", "inspect"}
+    | {"build_evaluator", *_TRAIN_DATA, *_EVAL_DATA},
 }
+
+# Of few-shot classification, as in the authors' code.
+L2_REGS = (2.0**-6, 2.0**-2, 2.0**2, 2.0**6, 2.0**9, 2.0**10)
+# A schedule, as in training: a bare number would be one more variable to restore.
+_NEVER_USED = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Session:
     """What every mode needs to know.
 
     Attributes:
-      mode: "train", "eval" or "train_and_eval".
+      mode: "train", "eval", "train_and_eval" or "fewshot".
       model_dir: checkpoints, logs and results.
       data_dir: a folder per data set.
       strategy: of the devices.
@@ -59,13 +72,21 @@ class Session:
         host = runtime.host_index(self.strategy)
         return self.model_dir / f"host-{host:05d}" if host else self.model_dir
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run has been here before."""
+        return tf.train.latest_checkpoint(str(self.checkpoint_dir)) is not None
+
     def check_config(self) -> None:
         """Refuses bindings that nothing has used, then writes the configuration.
 
         Raises:
           ValueError: naming them.
         """
-        names = config.unused(lambda name: name not in _NOT_CALLED[self.mode])
+        resting = _NOT_CALLED[self.mode]
+        if self.has_checkpoint:
+            resting = resting | {"warm_start"}
+        names = config.unused(lambda name: name not in resting)
         if names:
             raise ValueError(
                 f"bindings that nothing uses: {', '.join(names)}. Remove them from the"
@@ -89,6 +110,8 @@ def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
     build_missing_data(data_dir)
     if mode == "eval":
         evaluate(session)
+    elif mode == "fewshot":
+        evaluate_fewshot(session)
     else:
         train(session)
 
@@ -110,6 +133,32 @@ def build_missing_data(data_dir: Path, *, dataset: str | None = None) -> None:
 
 
 @gin.configurable
+def open_split(
+    session: Session,
+    *,
+    is_training: bool,
+    build_input: Callable[..., split.Split] = gin.REQUIRED,
+    **arguments,
+) -> split.Split:
+    """Opens this host's part of a split, bound under the scope train/ or eval/.
+
+    Args:
+      session: mode, folders and devices.
+      is_training: tells the scopes apart.
+      build_input: as @clip_dataset or @image_dataset.
+      **arguments: of build_input, before what is bound.
+    """
+    with gin.config_scope("train" if is_training else "eval"):
+        return build_input(
+            session.data_dir,
+            is_training=is_training,
+            num_hosts=runtime.num_hosts(session.strategy),
+            host=runtime.host_index(session.strategy),
+            **{"seed": 0, **arguments},  # evaluation draws nothing
+        )
+
+
+@gin.configurable
 def train(
     session: Session,
     *,
@@ -117,9 +166,11 @@ def train(
     batch_size: int = gin.REQUIRED,
     total_steps: int = gin.REQUIRED,
     learning_rate: float = gin.REQUIRED,
-    learning_rate_clips: int = gin.REQUIRED,
+    learning_rate_batch: int | None = None,
     seed: int = gin.REQUIRED,
     clip_norm: float | None = None,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
     accumulation_steps: int = 1,
     steps_per_loop: int = 100,
     checkpoint_every_steps: int = 1000,
@@ -132,13 +183,18 @@ def train(
     Args:
       session: mode, folders and devices.
       build_model: a function of the number of classes, as @build_x2p1d.
-      batch_size: clips in a step, over all replicas.
+      batch_size: clips or images in a step, over all replicas.
       total_steps: of the whole training.
-      learning_rate: for a batch of `learning_rate_clips`; it grows with the batch in
-        proportion (App. B.3 states a rate per core, and 4 clips a core).
-      learning_rate_clips: see `learning_rate`.
+      learning_rate: at its peak.
+      learning_rate_batch: the batch for which `learning_rate` is stated: it grows with
+        the batch in proportion (App. B.3 states a rate per core, and 4 clips a core).
+        None for a rate that does not.
       seed: of every random draw; the same seed gives the same run.
       clip_norm: global norm to which gradients are clipped; None for no clipping.
+      mixup_alpha: mixes pairs of examples, shares drawn from Beta(alpha, alpha); 0 for
+        none.
+      cutmix_alpha: pastes a window of one into another, its area drawn likewise; with
+        both set, each batch gets either.
       accumulation_steps: micro-batches to a step.
       steps_per_loop: steps between progress lines; nothing is read back between.
       checkpoint_every_steps: rounded up to whole loops; the first is after the first
@@ -159,23 +215,21 @@ def train(
             f"train.batch_size={batch_size} does not divide into"
             f" {strategy.num_replicas_in_sync} replicas."
         )
-    with gin.config_scope("train"):
-        clips = video.clip_dataset(
-            session.data_dir,
-            is_training=True,
-            batch_size=batch_size // hosts,
-            seed=seed,
-            num_hosts=hosts,
-            host=runtime.host_index(strategy),
-        )
+    data = open_split(
+        session, is_training=True, batch_size=batch_size // hosts, seed=seed
+    )
     rate = optim.rate_of_batch(
-        learning_rate, rate_clips=learning_rate_clips, batch_size=batch_size
+        learning_rate,
+        rate_batch=learning_rate_batch or batch_size,
+        batch_size=batch_size,
     )
     schedule = optim.build_schedule(rate, total_steps)
-    model, optimizer = _build(session, build_model, schedule, clips.info, seed=seed)
+    model, optimizer = _build(session, build_model, schedule, len(data.classes), seed)
     if jit_compile:
         _check_compilable(model, strategy)
-    iterator = iter(clips.dataset)
+    if not session.has_checkpoint:
+        _warm_start(model)
+    iterator = iter(data.batches)
     loss = losses.build_loss()
     loop = trainer.Trainer(
         model,
@@ -185,20 +239,21 @@ def train(
         iterator=iterator,
         seed=seed,
         clip_norm=clip_norm,
+        mix=_build_mix(mixup_alpha, cutmix_alpha),
         accumulation_steps=accumulation_steps,
         jit_compile=jit_compile,
-        explain_data_error=clips.explain,
-        on_first_batch=lambda batch: report.show_frames(
-            "train/frames", batch, clips.info.classes, step=optimizer.iterations
+        explain_data_error=data.explain,
+        on_first_batch=lambda batch: report.show_inputs(
+            "train/inputs", batch, data.classes, step=optimizer.iterations
         ),
     )
     evaluation = None
     if session.mode == "train_and_eval":
         evaluation = build_evaluator(
-            session, _eval_clips(session), model, optimizer, loss=loss
+            session, open_split(session, is_training=False), model, optimizer, loss=loss
         )
     session.check_config()
-    _say_data(clips, session)
+    _say_data(data, session)
     step = optimizer.iterations
     with _orbit_lines(session):
         controller = orbit.Controller(
@@ -206,14 +261,15 @@ def train(
             trainer=loop,
             evaluator=evaluation,
             strategy=strategy,
-            train_actions=[report.TrainProgress(total_steps, step)] * session.is_chief,
+            train_actions=[report.TrainProgress(total_steps, step, noun=data.noun)]
+            * session.is_chief,
             steps_per_loop=min(steps_per_loop, total_steps),
             checkpoint_manager=checkpoint.manager(
                 session.checkpoint_dir,
                 model=model,
                 optimizer=optimizer,
                 iterator=iterator,
-                classes=clips.info.classes,
+                classes=data.classes,
                 every_steps=checkpoint_every_steps,
                 keep=keep_checkpoints,
             ),
@@ -228,7 +284,7 @@ def train(
             controller.train(until)  # saves at its end: what is scored can be had again
             if evaluation:
                 controller.evaluate()
-        if evaluation and not evaluation.first_batch:  # trained to the end before
+        if evaluation and not evaluation.has_run:  # trained to the end before
             controller.evaluate()
 
 
@@ -236,29 +292,27 @@ def train(
 def evaluate(
     session: Session, *, build_model: Callable[..., tf_keras.Model] = gin.REQUIRED
 ) -> None:
-    """Evaluates the newest checkpoint in the model folder.
+    """Evaluates the newest checkpoint in the model folder, or a warm start.
 
     Args:
       session: mode, folders and devices.
       build_model: the one it was trained with.
 
     Raises:
-      ValueError: for a missing or different checkpoint, or broken data.
+      ValueError: for a missing, incomplete or different checkpoint, or broken data.
     """
-    clips = _eval_clips(session)
-    # A schedule, as in training: a bare number would be one more variable to restore.
-    never_used = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
-    model, optimizer = _build(session, build_model, never_used, clips.info)
+    data = open_split(session, is_training=False)
+    model, optimizer = _build(session, build_model, _NEVER_USED, len(data.classes))
     evaluation = build_evaluator(
-        session, clips, model, optimizer, loss=losses.build_loss()
+        session, data, model, optimizer, loss=losses.build_loss()
     )
-    session.check_config()
-    checkpoint.restore_for_evaluation(
-        session.model_dir,
-        model=model,
-        optimizer=optimizer,
-        classes=clips.info.classes,
-    )
+    if not session.has_checkpoint and _warm_start(model, is_complete=True):
+        session.check_config()
+    else:
+        session.check_config()
+        checkpoint.restore_for_evaluation(
+            session.model_dir, model=model, optimizer=optimizer, classes=data.classes
+        )
     with _orbit_lines(session):
         orbit.Controller(
             global_step=optimizer.iterations,
@@ -271,68 +325,53 @@ def evaluate(
 @gin.configurable
 def build_evaluator(
     session: Session,
-    clips: video.ClipDataset,
+    data: split.Split,
     model: tf_keras.Model,
     optimizer: tf_keras.optimizers.Optimizer,
     *,
     loss: losses.Loss,
+    metric: str = gin.REQUIRED,
     merge: str = "max",
     jit_compile: bool = False,
 ) -> evaluator.Evaluator:
-    """The evaluator of a recipe: every video of the split once, its views merged.
+    """The evaluator of a recipe: every example of the split once, its views merged.
 
     Args:
       session: mode, folders and devices.
-      clips: the split, for one pass.
+      data: the split, for one pass.
       model: built.
       optimizer: whose averaged weights are evaluated, if it averages them.
       loss: turns logits into scores.
-      merge: "max" or "mean" of the scores of a video's views.
+      metric: "map" for several labels an example, "top_k" for exactly one, "real" for
+        ImageNet ReaL.
+      merge: "max" or "mean" of the scores of an example's views.
       jit_compile: XLA for the forward pass on CPU and GPU.
 
     Raises:
-      ValueError: for another merge, or a batch that does not divide.
+      ValueError: for another metric or merge, or a batch that does not divide.
     """
-    batch_size = clips.dataset.element_spec["labels"].shape[0]
-    replicas = runtime.host_replicas(session.strategy)
-    if batch_size % replicas:
-        raise ValueError(
-            f"eval/clip_dataset.batch_size={batch_size} does not divide into this"
-            f" host's {replicas} replicas."
-        )
-    writer = report.ResultWriter(
-        session.model_dir,
-        clips.info,
-        clips.split,
-        views={
-            "views": clips.num_views,
-            "merge": merge,
-            "short_videos_looped": clips.short_videos,
-        },
-    )
+    _check_eval_batch(data, session)
+    views = {"views": data.num_views, "merge": merge}
+    writer = report.ResultWriter(session.model_dir, data, views)
 
     def on_result(evaluation: evaluator.Evaluation) -> None:
         if session.is_chief:
             step = int(optimizer.iterations.numpy())
             writer.write(evaluation, step=step)
-            frames, labels, maps = loop.look()
+            pixels, labels, maps = loop.look()
             if maps:  # the first TokenLearner's: later ones see mixed inputs (§6.4)
                 first = next(iter(maps.values()))
-                report.show_token_maps(
-                    frames, labels, first, clips.info.classes, step=step
-                )
+                report.show_token_maps(pixels, labels, first, data.classes, step=step)
 
     loop = evaluator.Evaluator(
         model,
         optimizer,
         loss=loss,
         strategy=session.strategy,
-        batches=clips.dataset,
-        num_batches=clips.num_batches,
-        reports=clips.info.reports(clips.split),
+        data=data,
+        metric=metric,
         merge=merge,
         jit_compile=jit_compile,
-        explain_data_error=clips.explain,
         on_progress=report.EvalProgress(),
         on_result=on_result,
     )
@@ -340,23 +379,99 @@ def build_evaluator(
 
 
 @gin.configurable
+def evaluate_fewshot(
+    session: Session,
+    *,
+    build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
+    datasets: Sequence[tuple[str, str, str]] = gin.REQUIRED,
+    shots: Sequence[int] = (1, 5, 10, 25),
+    l2_regs: Sequence[float] = L2_REGS,
+    endpoint: str = "pre_logits",
+    jit_compile: bool = False,
+) -> None:
+    """Classifies the frozen features of a few images a class, on several data sets.
+
+    Source: Section 3.4; ViT, arXiv 2010.11929, Section 4.1.
+    Args:
+      session: mode, folders and devices.
+      build_model: the one that was trained.
+      datasets: of each its name, and the splits to learn from and to test on.
+      shots: images of a class to learn from.
+      l2_regs: strengths of the regularisation; the one with the best mean over the data
+        sets is reported.
+      endpoint: of the model, [B, C]: the features.
+      jit_compile: XLA for the forward pass on CPU and GPU.
+
+    Raises:
+      ValueError: for a missing checkpoint, a missing data set, or classes with fewer
+        images than shots.
+    """
+    # A warm start brings features; the classifier is not asked.
+    model, optimizer = _build(session, build_model, _NEVER_USED, num_classes=1)
+    if session.has_checkpoint or not _warm_start(model):
+        classes = checkpoint.read_classes(session.model_dir)
+        model, optimizer = _build(session, build_model, _NEVER_USED, len(classes))
+        checkpoint.restore_for_evaluation(
+            session.model_dir, model=model, optimizer=optimizer, classes=classes
+        )
+    forward = evaluator.ForwardPass(
+        model,
+        session.strategy,
+        output=lambda logits, endpoints: endpoints[endpoint],
+        jit_compile=jit_compile,
+        on_progress=report.EvalProgress(),
+    )
+
+    def features(name: str, part: str) -> tuple[np.ndarray, np.ndarray, int]:
+        data = open_split(session, is_training=False, dataset=name, split=part)
+        _check_eval_batch(data, session)
+        with optim.averaged_weights(optimizer, model):
+            rows = forward.run(data)
+        order = np.argsort(rows["index"])
+        labels = rows["labels"][order].argmax(axis=1)
+        return rows["outputs"][order, 0], labels, len(data.classes)
+
+    found = {}
+    for name, train_split, test_split in datasets:
+        train_features, train_labels, num_classes = features(name, train_split)
+        test_features, test_labels, _ = features(name, test_split)
+        found[name] = fewshot.accuracies(
+            train_features,
+            train_labels,
+            test_features,
+            test_labels,
+            num_classes=num_classes,
+            shots=shots,
+            l2_regs=l2_regs,
+        )
+    session.check_config()
+    if session.is_chief:
+        report.write_fewshot(
+            session.model_dir,
+            found,
+            shots=shots,
+            l2_regs=l2_regs,
+            best=fewshot.best_l2(list(found.values()), l2_regs),
+            step=int(optimizer.iterations.numpy()),
+        )
+
+
+@gin.configurable
 def inspect(
     *,
     build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
     num_classes: int = gin.REQUIRED,
-    num_frames: int = gin.REQUIRED,
-    crop_px: int = gin.REQUIRED,
+    input_shape: Sequence[int] = gin.REQUIRED,
 ) -> None:
     """Prints a model's parameters and cost; needs no data.
 
     Args:
       build_model: a function of the number of classes.
       num_classes: K.
-      num_frames: T of the input.
-      crop_px: H and W of the input.
+      input_shape: of one example: T, H, W, 3 or H, W, 3.
     """
     model = build_model(num_classes)
-    counted = cost.count(model, (1, num_frames, crop_px, crop_px, 3))
+    counted = cost.count(model, (1, *input_shape))
     report.say(cost.table(counted))
 
 
@@ -364,14 +479,13 @@ def _build(
     session: Session,
     build_model: Callable[..., tf_keras.Model],
     learning_rate,
-    info: records.DatasetInfo,
-    *,
+    num_classes: int,
     seed: int = 0,
 ) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer]:
     """Model and optimizer with all their variables, in the strategy's scope."""
     tf_keras.utils.set_random_seed(seed)  # of the initial weights; nothing else draws
     with session.strategy.scope():
-        model = build_model(len(info.classes))
+        model = build_model(num_classes)
         optimizer = optim.build_optimizer(learning_rate)
         optimizer.build(model.trainable_variables)
     return model, optimizer
@@ -402,14 +516,42 @@ def _check_compilable(model: tf_keras.Model, strategy: tf.distribute.Strategy) -
         )
 
 
-def _eval_clips(session: Session) -> video.ClipDataset:
-    with gin.config_scope("eval"):
-        return video.clip_dataset(
-            session.data_dir,
-            is_training=False,
-            seed=0,  # evaluation draws nothing
-            num_hosts=runtime.num_hosts(session.strategy),
-            host=runtime.host_index(session.strategy),
+def _warm_start(model: tf_keras.Model, *, is_complete: bool = False) -> bool:
+    """Reads foreign weights if the recipe names some.  -> whether it does.
+
+    Raises:
+      ValueError: when `is_complete` is asked for and a variable keeps its first value.
+    """
+    rows = checkpoint.warm_start(model)
+    if not rows:
+        return False
+    report.say(transfer.format_rows(rows))
+    kept = [row.name for row in rows if row.outcome in ("replaced", "new")]
+    if is_complete and kept:
+        raise ValueError(
+            f"warm_start.path leaves {len(kept)} variables at their first values, as"
+            f" {', '.join(kept[:3])}: nothing to evaluate. Train first, or name weights"
+            " of this model and these classes."
+        )
+    return True
+
+
+def _build_mix(mixup_alpha: float, cutmix_alpha: float) -> Callable | None:
+    if not mixup_alpha and not cutmix_alpha:
+        return None
+    return functools.partial(
+        augment.mixup_cutmix, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha
+    )
+
+
+def _check_eval_batch(data: split.Split, session: Session) -> None:
+    batch_size = data.batches.element_spec["labels"].shape[0]
+    replicas = runtime.host_replicas(session.strategy)
+    if batch_size % replicas:
+        raise ValueError(
+            f"the evaluation's batch_size={batch_size} does not divide into this host's"
+            f" {replicas} replicas. Set eval/clip_dataset.batch_size, or"
+            " eval/image_dataset.batch_size."
         )
 
 
@@ -426,12 +568,11 @@ def _orbit_lines(session: Session) -> Iterator[None]:
             yield
 
 
-def _say_data(clips: video.ClipDataset, session: Session) -> None:
-    coverage = clips.info.coverage(clips.split)
+def _say_data(data: split.Split, session: Session) -> None:
+    facts = f", {data.facts}" if data.facts else ""
     report.say(
-        f"data   {clips.info.dataset}/{clips.split}: {clips.num_videos} videos"
-        f" (coverage {coverage['share']:.1%}), {len(clips.info.classes)} classes,"
-        f" {clips.info.fps:g} fps; {clips.short_videos} shorter than a clip, looped"
+        f"data   {data.dataset}/{data.split}: {data.num_examples} {data.noun}"
+        f" (coverage {data.coverage['share']:.1%}), {len(data.classes)} classes{facts}"
     )
     replicas = session.strategy.num_replicas_in_sync
     kind = type(session.strategy).__name__

@@ -20,12 +20,12 @@ NOT_DECAYED = (
 )
 
 
-def rate_of_batch(rate: float, *, rate_clips: int, batch_size: int) -> float:
-    """A learning rate stated for `rate_clips` clips, in proportion to the batch.
+def rate_of_batch(rate: float, *, rate_batch: int, batch_size: int) -> float:
+    """A learning rate stated for `rate_batch` clips, in proportion to the batch.
 
     Source: TokenLearner, App. B.3: 0.8 per core of 4 clips, so 51.2 on 64 cores.
     """
-    return rate * batch_size / rate_clips
+    return rate * batch_size / rate_batch
 
 
 class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):

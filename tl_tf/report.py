@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import config, evaluator, metrics, records, visualize
+from tl_tf import config, evaluator, metrics, visualize
+from tl_tf.inputs import split
 
-SHOWN_VIDEOS = 2
+SHOWN_EXAMPLES = 2
 
 
 def say(text: str) -> None:
@@ -36,8 +39,9 @@ def time_left(seconds: float) -> str:
 class TrainProgress:
     """An Orbit action: one line after each loop of training steps."""
 
-    def __init__(self, total_steps: int, step: tf.Variable):
+    def __init__(self, total_steps: int, step: tf.Variable, *, noun: str):
         self._total_steps = total_steps
+        self._noun = noun
         self._step = step
         self._first_step: int | None = None
         self._start = 0.0
@@ -56,7 +60,7 @@ class TrainProgress:
             f"train  step {step:{width}d}/{self._total_steps}"
             f"  loss {output['train/loss']:.4f}"
             f"  rate {output['train/learning_rate']:.4g}"
-            f"  {output['input/clips_per_second']:.3g} clips/s"
+            f"  {output['input/examples_per_second']:.3g} {self._noun}/s"
             f"  input wait {output['input/wait_share']:.0%}{left}"
         )
 
@@ -86,25 +90,25 @@ class ResultWriter:
 
     Attributes:
       model_dir: folder of the run.
-      info: the data set's description.
-      split: that was evaluated.
-      views: a note on the views, as {"clips": 6, "crops": 1, "merge": "max", …}.
+      data: the split that was evaluated.
+      views: a note on the views, as {"views": 6, "merge": "max"}.
     """
 
     model_dir: Path
-    info: records.DatasetInfo
-    split: str
+    data: split.Split
     views: dict[str, Any]
 
     def write(self, evaluation: evaluator.Evaluation, *, step: int) -> Path:
         """Writes and prints everything of one evaluation; returns the JSON's path."""
-        coverage = self.info.coverage(self.split)
+        data = self.data
+        coverage = data.coverage
         result = {
-            "dataset": self.info.dataset,
-            "split": self.split,
+            "dataset": data.dataset,
+            "split": data.split,
+            "facts": data.facts,
             "step": step,
             "metrics": evaluation.values,
-            "num_videos": len(evaluation.video_ids),
+            f"num_{data.noun}": len(evaluation.ids),
             "views": self.views,
             "coverage": coverage,
             "config_checksum": config.checksum(),
@@ -113,7 +117,7 @@ class ResultWriter:
         }
         if evaluation.ranking is not None:
             per_class = evaluation.ranking.per_class
-            pairs = list(zip(self.info.classes, per_class, strict=True))
+            pairs = list(zip(self.data.classes, per_class, strict=True))
             result["average_precision"] = {
                 name: float(ap) for name, ap in pairs if not np.isnan(ap)
             }
@@ -122,7 +126,7 @@ class ResultWriter:
             ]
         folder = self.model_dir / "results"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.split}-{step}.json"
+        path = folder / f"{file_name(data)}-{step}.json"
         text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
         _write_atomically(path, lambda f: f.write(text.encode()))
         scores = evaluator.result_scores(evaluation)
@@ -131,15 +135,15 @@ class ResultWriter:
         )
         values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
         say(
-            f"eval   step {step}  {self.info.dataset}/{self.split}: {values}"
-            f"  ({len(evaluation.video_ids)} videos x {self.views['views']} views,"
+            f"eval   step {step}  {data.dataset}/{data.split}: {values}"
+            f"  ({len(evaluation.ids)} {data.noun} x {self.views['views']} views,"
             f" coverage {coverage['share']:.1%})  -> {path}"
         )
         if evaluation.ranking is not None:
             self._per_class(evaluation.ranking, step, path.with_suffix(".txt"))
-            if coverage["videos_skipped"]:
+            if data.skipped:
                 say(
-                    f"       {coverage['videos_skipped']} videos could not be built and"
+                    f"       {len(data.skipped)} {data.noun} could not be built and"
                     " count as ranked last (the official rule)."
                 )
         return path
@@ -147,17 +151,76 @@ class ResultWriter:
     def _per_class(
         self, ranking: metrics.AveragePrecision, step: int, path: Path
     ) -> None:
-        table = class_table(self.info.classes, ranking.per_class, ranking.positives)
+        table = class_table(self.data.classes, ranking.per_class, ranking.positives)
         _write_atomically(path, lambda f: f.write((table + "\n").encode()))
         code = "\n".join("    " + line for line in table.splitlines())
         tf.summary.text("eval/average_precision", code, step=step)
-        if len(self.info.classes) <= 20:
+        if len(self.data.classes) <= 20:
             say(table)
         empty = len(ranking.classes_without_positive)
         if empty:
             say(
                 f"       {empty} classes have no positive and are left out of the mean."
             )
+
+
+def write_fewshot(
+    model_dir: Path,
+    accuracies: dict[str, np.ndarray],
+    *,
+    shots: Sequence[int],
+    l2_regs: Sequence[float],
+    best: np.ndarray,
+    step: int,
+) -> Path:
+    """Writes few-shot accuracies: a table, `results/fewshot-<step>.json`, TensorBoard.
+
+    Args:
+      model_dir: folder of the run.
+      accuracies: of each data set, [shots, l2_regs].
+      shots: images of a class that were learnt from.
+      l2_regs: strengths of the regularisation.
+      best: of each number of shots, the strength that is reported.
+      step: of the training.
+    """
+    columns = [list(l2_regs).index(l2) for l2 in best]
+    rows = {
+        name: [float(found[i, column]) for i, column in enumerate(columns)]
+        for name, found in accuracies.items()
+    }
+    result = {
+        "step": step,
+        "shots": list(shots),
+        "l2_regs": list(l2_regs),
+        "best_l2": [float(l2) for l2 in best],
+        "accuracy": rows,
+        "mean": np.mean(list(rows.values()), axis=0).tolist(),
+        "accuracy_by_l2": {name: a.tolist() for name, a in accuracies.items()},
+        "config_checksum": config.checksum(),
+        "git_revision": git_revision(),
+    }
+    folder = model_dir / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"fewshot-{step}.json"
+    text = json.dumps(result, indent=1) + "\n"
+    _write_atomically(path, lambda f: f.write(text.encode()))
+    width = max(len(name) for name in (*rows, "data set"))
+    say(f"{'data set':{width}}" + "".join(f"  {n:3d} shots" for n in shots))
+    for name, values in {**rows, "mean": result["mean"]}.items():
+        say(f"{name:{width}}" + "".join(f"  {v:9.4f}" for v in values))
+    say(f"{'l2':{width}}" + "".join(f"  {v:9.4g}" for v in best) + f"  -> {path}")
+    writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
+    with writer.as_default(step=step):
+        for name, values in rows.items():
+            for n, value in zip(shots, values, strict=True):
+                tf.summary.scalar(f"fewshot/{name}_{n}", value)
+    writer.close()
+    return path
+
+
+def file_name(data: split.Split) -> str:
+    """A split's name as a file may bear it: `train[:10%]` becomes `train_10`."""
+    return "_".join(re.findall(r"[\w.-]+", data.split))
 
 
 def class_table(names: list[str], per_class: np.ndarray, positives) -> str:
@@ -171,20 +234,20 @@ def class_table(names: list[str], per_class: np.ndarray, positives) -> str:
     return "\n".join(lines)
 
 
-def show_frames(tag: str, batch: dict[str, tf.Tensor], classes, *, step: int) -> None:
-    """Sends strips of input frames with their labels to TensorBoard.
+def show_inputs(tag: str, batch: dict[str, tf.Tensor], classes, *, step: int) -> None:
+    """Sends strips of input frames, or images, with their labels to TensorBoard.
 
     Args:
-      tag: as `train/frames`.
-      batch: frames uint8 [B, T, H, W, 3], labels [B, K].
+      tag: as `train/inputs`.
+      batch: pixels uint8 [B, T, H, W, 3] or [B, H, W, 3], labels [B, K].
       classes: names, in the order of the labels.
       step: of the training.
     """
     strips = [
         visualize.frame_strip(frames, title=_label_text(labels, classes))
         for frames, labels in zip(
-            batch["frames"][:SHOWN_VIDEOS].numpy(),
-            batch["labels"][:SHOWN_VIDEOS].numpy(),
+            _with_time(batch["pixels"][:SHOWN_EXAMPLES].numpy()),
+            batch["labels"][:SHOWN_EXAMPLES].numpy(),
             strict=True,
         )
     ]
@@ -192,12 +255,12 @@ def show_frames(tag: str, batch: dict[str, tf.Tensor], classes, *, step: int) ->
 
 
 def show_token_maps(
-    frames: np.ndarray, labels: np.ndarray, maps: np.ndarray, classes, *, step: int
+    pixels: np.ndarray, labels: np.ndarray, maps: np.ndarray, classes, *, step: int
 ) -> None:
     """Sends the token maps over their frames to TensorBoard, as `eval/token_maps`.
 
     Args:
-      frames: uint8 [B, T, H, W, 3].
+      pixels: uint8 [B, T, H, W, 3] or [B, H, W, 3].
       labels: [B, K].
       maps: [B, T', h, w, S] of the first TokenLearner.
       classes: names, in the order of the labels.
@@ -206,9 +269,9 @@ def show_token_maps(
     sheets = [
         visualize.token_map_sheet(f, m, title=_label_text(k, classes))
         for f, k, m in zip(
-            frames[:SHOWN_VIDEOS],
-            labels[:SHOWN_VIDEOS],
-            maps[:SHOWN_VIDEOS],
+            _with_time(pixels[:SHOWN_EXAMPLES]),
+            labels[:SHOWN_EXAMPLES],
+            maps[:SHOWN_EXAMPLES],
             strict=True,
         )
     ]
@@ -247,8 +310,13 @@ def _images(tag: str, images: list[np.ndarray], *, step: int) -> None:
         tf.summary.image(tag, padded, step=step, max_outputs=len(images))
 
 
+def _with_time(pixels: np.ndarray) -> np.ndarray:
+    """An image is a video of one frame.  -> [B, T, H, W, 3]"""
+    return pixels if pixels.ndim == 5 else pixels[:, np.newaxis]
+
+
 def _label_text(labels: np.ndarray, classes) -> str:
-    return ", ".join(classes[k] for k in np.flatnonzero(labels)) or "(no label)"
+    return ", ".join(classes[k] for k in np.flatnonzero(labels)[:5]) or "(no label)"
 
 
 def _write_atomically(path: Path, write) -> None:

@@ -12,6 +12,8 @@ import tf_keras
 from tl_tf import losses, runtime
 from tl_tf.inputs import augment
 
+MIX_DRAW = 1 << 20  # of a step's seed; models fold in smaller numbers
+
 
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite; nothing of that loop was saved."""
@@ -25,15 +27,16 @@ class Trainer(orbit.AbstractTrainer):
     step counter, and every random draw is keyed by it.
 
     Args:
-      model: a built model; `model(frames, training=True, seed=seed)` returns logits
+      model: a built model; `model(pixels, training=True, seed=seed)` returns logits
         and endpoints.
       optimizer: a built tf_keras optimizer.
       loss: of `losses.build_loss`.
       strategy: the model and the optimizer were made in its scope.
-      iterator: yields {"frames": uint8 [B, T, H, W, 3], "labels": float32 [B, K]}, B
-        being this host's share of the batch.
+      iterator: yields {"pixels": uint8 [B, ..., 3], "labels": float32 [B, K]}, B
+        being this host's share of the batch and "..." T, H, W or H, W.
       seed: of the run.
       clip_norm: global norm to which gradients are clipped; None for no clipping.
+      mix: mixes examples and their labels, given a seed, on the device; None for none.
       accumulation_steps: micro-batches into which a replica's share is cut, their
         gradients summed before the one update; divides that share.
       jit_compile: whether forward and backward pass are compiled by XLA.  (On a TPU
@@ -55,6 +58,7 @@ class Trainer(orbit.AbstractTrainer):
         iterator: tf.data.Iterator,
         seed: int,
         clip_norm: float | None = None,
+        mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
         accumulation_steps: int = 1,
         jit_compile: bool = False,
         explain_data_error: Callable[[tf.errors.OpError], str] = str,
@@ -67,15 +71,16 @@ class Trainer(orbit.AbstractTrainer):
         self._strategy = strategy
         self._seed = seed
         self._clip_norm = clip_norm
+        self._mix = mix
         self._accumulation_steps = accumulation_steps
         self._explain_data_error = explain_data_error
         self._on_first_batch = on_first_batch
         self._num_hosts = runtime.num_hosts(strategy)
-        batch = iterator.element_spec["frames"].shape[0]
+        batch = iterator.element_spec["pixels"].shape[0]
         replicas = runtime.host_replicas(strategy)
         if batch % (replicas * accumulation_steps):
             raise ValueError(
-                f"trainer: a host's batch of {batch} clips does not divide into"
+                f"trainer: a host's batch of {batch} does not divide into"
                 f" {replicas} replicas x {accumulation_steps} accumulation"
                 " steps. Change train.batch_size or train.accumulation_steps."
             )
@@ -111,25 +116,25 @@ class Trainer(orbit.AbstractTrainer):
         if self._on_first_batch is not None:
             self._on_first_batch(batch)
             self._on_first_batch = None
-        clips = len(results) * batch["frames"].shape[0] * self._num_hosts
+        examples = len(results) * batch["pixels"].shape[0] * self._num_hosts
         return {
             "train/loss": float(step_losses.mean()),
             "train/gradient_norm": float(results[-1][1].numpy()),
             "train/learning_rate": float(self.optimizer.learning_rate.numpy()),
-            "input/clips_per_second": clips / elapsed,
+            "input/examples_per_second": examples / elapsed,
             "input/wait_share": waited / elapsed,
         }
 
     def replica_step(
-        self, frames: tf.Tensor, labels: tf.Tensor
+        self, pixels: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """One replica's part of a step.
 
-        The loss is the mean over the replica's clips, divided by the number of replicas
+        The loss is the mean over the replica's examples, divided by the number of replicas
         because gradients are summed.
 
         Args:
-          frames: uint8 [B, T, H, W, 3].
+          pixels: uint8 [B, ..., 3].
           labels: float32 [B, K].
 
         Returns:
@@ -140,7 +145,7 @@ class Trainer(orbit.AbstractTrainer):
         seed = runtime.step_seed(
             self._seed, self.optimizer.iterations, context.replica_id_in_sync_group
         )
-        loss, gradients = self._gradients(frames, labels, seed)
+        loss, gradients = self._gradients(pixels, labels, seed)
         if context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(gradients)
@@ -154,21 +159,22 @@ class Trainer(orbit.AbstractTrainer):
         )
         return loss, norm
 
-    def _compute_gradients(self, frames, labels, seed):
+    def _compute_gradients(self, pixels, labels, seed):
         variables = self.model.trainable_variables
         parts = self._accumulation_steps
         scale = 1.0 / (parts * self._strategy.num_replicas_in_sync)
         total, sums = 0.0, [0.0] * len(variables)
         micro_batches = zip(
-            tf.split(frames, parts), tf.split(labels, parts), strict=True
+            tf.split(pixels, parts), tf.split(labels, parts), strict=True
         )
-        for index, (some_frames, some_labels) in enumerate(micro_batches):
+        for index, (some_pixels, some_labels) in enumerate(micro_batches):
+            part_seed = seed + [index << 24, 0]
+            inputs = augment.normalize(some_pixels, self.model.compute_dtype)
+            if self._mix is not None:
+                mix_seed = tf.random.fold_in(part_seed, MIX_DRAW)
+                inputs, some_labels = self._mix(inputs, some_labels, seed=mix_seed)
             with tf.GradientTape() as tape:
-                logits, _ = self.model(
-                    augment.normalize(some_frames, self.model.compute_dtype),
-                    training=True,
-                    seed=seed + [index << 24, 0],
-                )
+                logits, _ = self.model(inputs, training=True, seed=part_seed)
                 loss = tf.reduce_mean(self._loss(logits, some_labels)) * scale
             gradients = tape.gradient(loss, variables)
             sums = [s + g for s, g in zip(sums, gradients, strict=True)]
@@ -178,7 +184,7 @@ class Trainer(orbit.AbstractTrainer):
     def _distributed_step(self, replica_batches):
         loss, norm = self._strategy.run(
             self.replica_step,
-            args=(replica_batches["frames"], replica_batches["labels"]),
+            args=(replica_batches["pixels"], replica_batches["labels"]),
         )
         return (
             self._strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None),

@@ -80,7 +80,7 @@ def write_with_fault(data_dir, serialized: bytes, *, record: int):
 def explanation(data_dir, *, is_training: bool) -> str:
     clips = video.clip_dataset(data_dir, **ARGUMENTS, is_training=is_training)
     with pytest.raises(tf.errors.OpError) as caught:
-        for _ in clips.dataset.take(20):
+        for _ in clips.batches.take(20):
             pass
     return clips.explain(caught.value)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import shards
 from tl_tf import records
-from tl_tf.inputs import video
+from tl_tf.inputs import split, video
 
 # Frame i of video n is grey 19 * n + 4 * i: a decoded frame tells video and index.
 VIDEO_STEP, FRAME_STEP = 19, 4
@@ -45,14 +45,14 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def numpy_batches(clips: video.ClipDataset, num_batches: int) -> list[dict]:
-    return list(clips.dataset.take(num_batches).as_numpy_iterator())
+def numpy_batches(clips: split.Split, num_batches: int) -> list[dict]:
+    return list(clips.batches.take(num_batches).as_numpy_iterator())
 
 
 def digests(iterator, num_batches: int) -> list:
     batches = (next(iterator) for _ in range(num_batches))
     return [
-        (b["frames"].numpy().tobytes(), b["labels"].numpy().tolist()) for b in batches
+        (b["pixels"].numpy().tobytes(), b["labels"].numpy().tolist()) for b in batches
     ]
 
 
@@ -63,12 +63,11 @@ def video_numbers(frames: np.ndarray) -> list[int]:
 
 def test_training_batches_are_static_and_free_of_strings(data_dir):
     clips = video.clip_dataset(data_dir, **TRAIN)
-    assert clips.dataset.element_spec == {
-        "frames": tf.TensorSpec([3, 2, 20, 20, 3], tf.uint8),
+    assert clips.batches.element_spec == {
+        "pixels": tf.TensorSpec([3, 2, 20, 20, 3], tf.uint8),
         "labels": tf.TensorSpec([3, 3], tf.float32),
     }
-    assert (clips.num_videos, clips.num_batches, clips.num_views) == (13, None, 1)
-    assert clips.shards == [0, 1, 2, 3, 4]
+    assert (clips.num_examples, clips.num_batches, clips.num_views) == (13, None, 1)
 
 
 @pytest.mark.parametrize("shuffle_buffer_mb", [0, 100])
@@ -77,7 +76,7 @@ def test_each_epoch_has_every_video_once(data_dir, shuffle_buffer_mb, monkeypatc
     arguments = {**TRAIN, "batch_size": 1, "shuffle_buffer_mb": shuffle_buffer_mb}
     clips = video.clip_dataset(data_dir, **arguments)
     batches = numpy_batches(clips, 3 * NUM_VIDEOS)
-    numbers = [video_numbers(batch["frames"])[0] for batch in batches]
+    numbers = [video_numbers(batch["pixels"])[0] for batch in batches]
     epochs = [numbers[i : i + NUM_VIDEOS] for i in range(0, len(numbers), NUM_VIDEOS)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(NUM_VIDEOS))
@@ -90,7 +89,7 @@ def test_clips_of_a_video_differ_between_epochs(data_dir):
     seen = collections.defaultdict(set)
     for batch in numpy_batches(clips, 12):
         for number, clip in zip(
-            video_numbers(batch["frames"]), batch["frames"], strict=True
+            video_numbers(batch["pixels"]), batch["pixels"], strict=True
         ):
             first, second = clip[:, 0, 0, 0].astype(int) - VIDEO_STEP * number
             assert abs(second - first - FRAME_STEP) <= 1  # JPEG
@@ -105,7 +104,7 @@ def test_labels_are_several_hot(data_dir):
         video.clip_dataset(data_dir, **{**TRAIN, "batch_size": NUM_VIDEOS}), 1
     )
     for number, labels in zip(
-        video_numbers(batch["frames"]), batch["labels"], strict=True
+        video_numbers(batch["pixels"]), batch["labels"], strict=True
     ):
         want = [float(number != 4 and k == number % 3) for k in range(3)]
         assert labels.tolist() == want
@@ -116,7 +115,7 @@ def test_the_seed_decides_the_stream_and_the_global_seed_does_not(data_dir):
 
     def stream(**changes):
         clips = video.clip_dataset(data_dir, **{**arguments, **changes})
-        return digests(iter(clips.dataset), 7)
+        return digests(iter(clips.batches), 7)
 
     tf.random.set_seed(1)
     first = stream()
@@ -134,7 +133,7 @@ def test_a_restored_iterator_continues_the_stream(
     arguments = {**TRAIN, "shuffle_buffer_mb": 0, "flip": True}
 
     def iterator():
-        return iter(video.clip_dataset(data_dir, **arguments).dataset)
+        return iter(video.clip_dataset(data_dir, **arguments).batches)
 
     unbroken = digests(iterator(), 15)
     stopped = iterator()
@@ -149,8 +148,8 @@ def test_a_restored_iterator_continues_the_stream(
 def test_a_saved_iterator_holds_nothing_decoded(data_dir, tmp_path):
     """Six clips of 2 x 20 x 20 pixels wait decoded, 13 of two JPEG frames do not."""
     arguments = {**TRAIN, "crop_px": 480, "short_side_px": 480}
-    iterator = iter(video.clip_dataset(data_dir, **arguments).dataset)
-    clip_bytes = next(iterator)["frames"].numpy().nbytes // 3
+    iterator = iter(video.clip_dataset(data_dir, **arguments).batches)
+    clip_bytes = next(iterator)["pixels"].numpy().nbytes // 3
     tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "ckpt"))
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < clip_bytes / 10
 
@@ -160,10 +159,9 @@ def test_hosts_share_the_videos_out(data_dir):
     for host in range(2):
         arguments = {**TRAIN, "batch_size": 1, "num_hosts": 2, "host": host}
         clips = video.clip_dataset(data_dir, **arguments)
-        assert clips.shards == [[0, 2, 4], [1, 3]][host]
-        assert clips.num_videos == NUM_VIDEOS
+        assert clips.num_examples == NUM_VIDEOS
         batches = numpy_batches(clips, [11, 2][host])
-        numbers += [video_numbers(batch["frames"])[0] for batch in batches]
+        numbers += [video_numbers(batch["pixels"])[0] for batch in batches]
     assert sorted(numbers) == list(range(NUM_VIDEOS))
 
 
@@ -175,7 +173,7 @@ def test_flip_is_left_to_the_recipe(tmp_path):
     arguments = {**TRAIN, "batch_size": 9, "crop_px": 30, "short_side_px": 30}
     for flip, want in (False, {False}), (True, {False, True}):
         clips = video.clip_dataset(tmp_path, **arguments, flip=flip)
-        frames = numpy_batches(clips, 1)[0]["frames"].astype(int)
+        frames = numpy_batches(clips, 1)[0]["pixels"].astype(int)
         left_minus_right = (frames[:, :, :, :10] - frames[:, :, :, -10:]).mean(
             (1, 2, 3, 4)
         )
@@ -191,7 +189,7 @@ def test_labels_from_the_clip(tmp_path):
     arguments = {**TRAIN, "batch_size": 2, "labels_from": "clip"}
     seen = {}
     for batch in numpy_batches(video.clip_dataset(tmp_path, **arguments), 40):
-        for clip, labels in zip(batch["frames"], batch["labels"], strict=True):
+        for clip, labels in zip(batch["pixels"], batch["labels"], strict=True):
             seen[round(clip[0, 0, 0, 0] / 10)] = labels.tolist()
     none, only_1, only_2 = [0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
     want = {i: only_1 for i in range(4)} | {i: none for i in range(4, 7)}
@@ -201,29 +199,22 @@ def test_labels_from_the_clip(tmp_path):
 
 def test_evaluation_has_every_video_once_and_says_which(data_dir):
     clips = video.clip_dataset(data_dir, **EVAL, num_clips=2, num_crops=3)
-    assert clips.dataset.element_spec == {
-        "frames": tf.TensorSpec([3, 6, 2, 20, 20, 3], tf.uint8),
+    assert clips.batches.element_spec == {
+        "pixels": tf.TensorSpec([3, 6, 2, 20, 20, 3], tf.uint8),
         "labels": tf.TensorSpec([3, 3], tf.float32),
         "mask": tf.TensorSpec([3], tf.float32),
-        "shard": tf.TensorSpec([3], tf.int32),
-        "record": tf.TensorSpec([3], tf.int32),
+        "index": tf.TensorSpec([3], tf.int32),
         "starts": tf.TensorSpec([3, 6], tf.int32),
     }
-    batches = list(clips.dataset.as_numpy_iterator())
+    batches = list(clips.batches.as_numpy_iterator())
     assert clips.num_batches == len(batches) == 5 and clips.num_views == 6
     joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
     assert joined["mask"].tolist() == [1.0] * 13 + [0.0] * 2
-    assert (joined["shard"][13:] == video.PADDING).all()
-    assert (joined["record"][13:] == video.PADDING).all()
-    ids = clips.info.video_ids("train")
-    numbers = [
-        int(ids[shard][record].removeprefix("video"))
-        for shard, record in zip(
-            joined["shard"][:13], joined["record"][:13], strict=True
-        )
-    ]
+    assert (joined["index"][13:] == split.PADDING).all()
+    ids = [clips.examples[i] for i in joined["index"][:13]]
+    numbers = [int(one.removeprefix("video")) for one in ids]
     assert sorted(numbers) == list(range(NUM_VIDEOS))
-    assert video_numbers(joined["frames"][:13, 0]) == numbers
+    assert video_numbers(joined["pixels"][:13, 0]) == numbers
     lengths = np.array([length for shard in LENGTHS for length in shard])[numbers]
     last = np.maximum(lengths - 2, 0)
     zero = np.zeros_like(last)
@@ -235,7 +226,7 @@ def test_evaluation_has_every_video_once_and_says_which(data_dir):
 def test_evaluation_is_the_same_every_time_and_for_every_seed(data_dir):
     first = video.clip_dataset(data_dir, **EVAL)
     again = video.clip_dataset(data_dir, **{**EVAL, "seed": 8})
-    assert digests(iter(first.dataset), 5) == digests(iter(again.dataset), 5)
+    assert digests(iter(first.batches), 5) == digests(iter(again.batches), 5)
 
 
 def test_views_of_a_video_differ(tmp_path):
@@ -247,7 +238,7 @@ def test_views_of_a_video_differ(tmp_path):
     shards.write_dataset(tmp_path, [{"noise": shards.Video(frames)}])
     arguments = {**EVAL, "batch_size": 1, "num_clips": 4, "num_crops": 3}
     (batch,) = numpy_batches(video.clip_dataset(tmp_path, **arguments), 1)
-    assert len({view.tobytes() for view in batch["frames"][0]}) == 12
+    assert len({view.tobytes() for view in batch["pixels"][0]}) == 12
     assert batch["starts"][0].tolist() == [0] * 3 + [2] * 3 + [5] * 3 + [7] * 3
 
 
@@ -255,27 +246,28 @@ def test_hosts_evaluate_equally_many_batches(data_dir):
     found, sizes = [], []
     for host in range(3):
         clips = video.clip_dataset(data_dir, **EVAL, num_hosts=3, host=host)
-        batches = list(clips.dataset.as_numpy_iterator())
+        batches = list(clips.batches.as_numpy_iterator())
         assert len(batches) == clips.num_batches
         sizes.append(sum(batch["mask"].sum() for batch in batches))
         for batch in batches:
-            real = batch["mask"] == 1
-            found += zip(batch["shard"][real], batch["record"][real], strict=True)
+            found += batch["index"][batch["mask"] == 1].tolist()
     assert sizes == [4, 4, 5] and clips.num_batches == 2
-    assert len(found) == len(set(found)) == NUM_VIDEOS
+    assert sorted(found) == list(range(NUM_VIDEOS))
 
 
 def test_a_clip_longer_than_its_video_loops(data_dir):
     arguments = {**EVAL, "num_frames": 7, "batch_size": 1}
     clips = video.clip_dataset(data_dir, **arguments)
-    assert clips.short_videos == NUM_VIDEOS
-    for batch in clips.dataset.as_numpy_iterator():
-        length = LENGTHS[batch["shard"][0]][batch["record"][0]]
-        greys = batch["frames"][0, 0, :, 0, 0, 0].astype(float)
+    assert clips.facts == "4 fps; 13 shorter than a clip, looped"
+    lengths = [length for shard in LENGTHS for length in shard]
+    for batch in clips.batches.as_numpy_iterator():
+        length = lengths[batch["index"][0]]
+        greys = batch["pixels"][0, 0, :, 0, 0, 0].astype(float)
         got = np.round((greys - greys[0]) / FRAME_STEP).tolist()
         assert got == [i % length for i in range(7)]
     stride_2 = {**EVAL, "num_frames": 2, "frame_stride": 3}
-    assert video.clip_dataset(data_dir, **stride_2).short_videos == 3  # span 4
+    facts = video.clip_dataset(data_dir, **stride_2).facts
+    assert facts == "4 fps; 3 shorter than a clip, looped"  # span 4
 
 
 def test_scopes_bind_training_and_evaluation_apart(data_dir):
@@ -298,7 +290,7 @@ def test_scopes_bind_training_and_evaluation_apart(data_dir):
             clips = video.clip_dataset(
                 data_dir, is_training=scope == "train", batch_size=2, seed=0
             )
-        sides.append(clips.dataset.element_spec["frames"].shape[-2])
+        sides.append(clips.batches.element_spec["pixels"].shape[-2])
     assert sides == [20, 24]
 
 

@@ -30,6 +30,7 @@ class Split:
       skipped: of an evaluation, what could not be built: {"id", "row", "labels"}.
       coverage: what share of the official split is there; goes into every result.
       facts: what else people want to know, as "12 fps; 3 shorter than a clip, looped".
+      noun: what an example is: "videos" or "images".
       explain: says of an error out of next(iterator) what is at fault, and where.
     """
 
@@ -46,3 +47,4 @@ class Split:
     rows: Sequence[int] = ()
     skipped: Sequence[dict[str, Any]] = ()
     facts: str = ""
+    noun: str = "videos"

@@ -10,51 +10,19 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gin
+import numpy as np
 import tensorflow as tf
 
 from tl_tf import records
 from tl_tf.inputs import faults, views
+from tl_tf.inputs import split as splits
 
 READ_SHARDS = 16  # read at once, one record of each in turn
 MIN_SHUFFLE_CLIPS = 16
 PREFETCH_BATCHES = 2  # decoded, hence large
-PADDING = -1  # shard, record and starts of a video that only fills the last batch
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipDataset:
-    """A split as batches of clips, and what can be said of it before reading it.
-
-    Attributes:
-      dataset: for training, an endless stream of {frames uint8 [B, T, H, W, 3], labels
-        float32 [B, K]}; for evaluation, `num_batches` of {frames uint8
-        [B, V, T, H, W, 3], labels float32 [B, K], mask float32 [B], shard int32 [B],
-        record int32 [B], starts int32 [B, V]}.  `info.video_ids(split)[shard][record]`
-        names a video, `starts` are source frames, and where `mask` is 0 there is no
-        video, only padding.
-      info: of the data set.
-      split: its name.
-      num_videos: in the split, on all hosts.
-      num_batches: of an evaluation, the same on every host; None for training.
-      num_views: V, the clips times the crops of a video; 1 for training.
-      short_videos: videos with fewer frames than a clip spans, which therefore loop.
-      shards: those that this host reads, as indices into the split's.
-    """
-
-    dataset: tf.data.Dataset
-    info: records.DatasetInfo
-    split: str
-    num_videos: int
-    num_batches: int | None
-    num_views: int
-    short_videos: int
-    shards: list[int]
-
-    def explain(self, error: tf.errors.OpError) -> str:
-        """Says of an error out of next(iterator) which record is at fault, and why."""
-        return faults.explain(error, self.info, self.split, self.shards)
 
 
 @gin.configurable
@@ -79,7 +47,7 @@ def clip_dataset(
     fps: float | None = None,
     num_hosts: int = 1,
     host: int = 0,
-) -> ClipDataset:
+) -> splits.Split:
     """Opens a split of a data set that data.build made.
 
     Source: TokenLearner, Section 5.2 and Appendix B.3.
@@ -139,13 +107,17 @@ def clip_dataset(
     _check_hosts(info.folder, split, videos_by_host, len(paths), host=host)
     faults.check_first_record(info, split)
 
-    source = _Source(paths=paths, shards=shards, num_videos=videos_by_host[host])
+    source = _Source(
+        paths=paths, shards=shards, sizes=videos, num_videos=videos_by_host[host]
+    )
     num_batches = None
+    reports: list[dict[str, Any]] = []
     if is_training:
         buffer = shuffle_buffer_mb * 1e6 / _mean_clip_bytes(info, split, num_frames)
         stream = _train_stream(source, sampler, seed=seed, shuffle_clips=round(buffer))
     else:
         num_batches = -(-max(videos_by_host) // batch_size)
+        reports = info.reports(split)
         stream = _eval_stream(source, sampler, num_elements=num_batches * batch_size)
     options = tf.data.Options()
     options.deterministic = True
@@ -154,17 +126,24 @@ def clip_dataset(
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF  # each host has its shards already
     )
-    return ClipDataset(
-        dataset=stream.batch(batch_size, drop_remainder=True)
+    built = [video for report in reports for video in report["built"]]
+    short = _count_short_videos(paths, sampler.span)
+    return splits.Split(
+        batches=stream.batch(batch_size, drop_remainder=True)
         .prefetch(PREFETCH_BATCHES)
         .with_options(options),
-        info=info,
+        dataset=info.dataset,
         split=split,
-        num_videos=sum(videos),
+        classes=info.classes,
+        num_examples=sum(videos),
+        coverage=info.coverage(split),
+        explain=lambda error: faults.explain(error, info, split, shards),
         num_batches=num_batches,
         num_views=num_clips * num_crops,
-        short_videos=_count_short_videos(paths, sampler.span),
-        shards=shards,
+        examples=[video["id"] for video in built],
+        rows=[video["row"] for video in built],
+        skipped=[video for report in reports for video in report["skipped"]],
+        facts=f"{info.fps:g} fps; {short} shorter than a clip, looped",
     )
 
 
@@ -174,6 +153,7 @@ class _Source:
 
     paths: list[Path]
     shards: list[int]
+    sizes: list[int]  # videos by shard, of every host
     num_videos: int  # in this host's shards
 
     def read(
@@ -246,15 +226,17 @@ def _eval_stream(
     source: _Source, sampler: views.Views, *, num_elements: int
 ) -> tf.data.Dataset:
     """Every video of the host once, in order, then padding up to `num_elements`."""
-    videos = source.read(tf.constant(source.shards), sampler.pick_eval).map(
+    first_indices = np.cumsum([0, *source.sizes[:-1]]).astype(np.int32)
+    pick = partial(sampler.pick_eval, first_indices=tf.constant(first_indices))
+    videos = source.read(tf.constant(source.shards), pick).map(
         sampler.decode_eval, num_parallel_calls=tf.data.AUTOTUNE
     )
     padding = {
         name: tf.zeros(spec.shape, spec.dtype)
         for name, spec in videos.element_spec.items()
     }
-    for name in ("shard", "record", "starts"):
-        padding[name] += PADDING
+    for name in ("index", "starts"):
+        padding[name] += splits.PADDING
     return videos.concatenate(
         tf.data.Dataset.from_tensors(padding).repeat(num_elements - source.num_videos)
     )

@@ -91,8 +91,8 @@ class Views:
             "seed": pixel_seed,
         }
 
-    def pick_eval(self, video: Tensors, *, shard, record) -> Tensors:
-        """-> frames string [clips, T], labels [K], mask, shard, record, starts [V]."""
+    def pick_eval(self, video: Tensors, *, shard, record, first_indices) -> Tensors:
+        """-> frames string [clips, T], labels [K], mask, index, starts [V]."""
         starts = clips.eval_offsets(
             tf.size(video["frames"]),
             num_frames=self.num_frames,
@@ -103,13 +103,12 @@ class Views:
             "frames": self._frames_from(video, starts[:, tf.newaxis]),  # [clips, T]
             "labels": self._multi_hot(video["labels"]),  # [K]
             "mask": tf.ones([]),
-            "shard": shard,
-            "record": record,
+            "index": first_indices[shard] + record,
             "starts": tf.repeat(starts, self.num_crops),  # [V]
         }
 
     def decode_train(self, clip: Tensors) -> Tensors:
-        """-> frames uint8 [T, H, W, 3], labels [K]."""
+        """-> pixels uint8 [T, H, W, 3], labels [K]."""
         crop_seed, flip_seed = tf.unstack(tf.random.split(clip["seed"]))
         windows = augment.random_windows(
             *_frame_size(clip["frames"][0]),
@@ -122,10 +121,11 @@ class Views:
         frames = frames[0]  # [T, H, W, 3]
         if self.flip:
             frames = augment.random_flip(frames, seed=flip_seed)
-        return {"frames": frames, "labels": clip["labels"]}
+        return {"pixels": frames, "labels": clip["labels"]}
 
     def decode_eval(self, video: Tensors) -> Tensors:
-        """-> frames uint8 [V, T, H, W, 3], the rest as it was."""
+        """-> pixels uint8 [V, T, H, W, 3], the rest as it was."""
+        video = dict(video)
         windows = augment.fixed_windows(
             *_frame_size(video["frames"][0, 0]),
             crop_px=self.crop_px,
@@ -135,11 +135,11 @@ class Views:
         view = [self.num_frames, self.crop_px, self.crop_px, 3]
         frames = tf.map_fn(
             lambda clip: augment.decode_windows(clip, windows, crop_px=self.crop_px),
-            video["frames"],
+            video.pop("frames"),
             fn_output_signature=tf.TensorSpec([self.num_crops, *view], tf.uint8),
         )  # [clips, crops, T, H, W, 3]
         num_views = self.num_clips * self.num_crops
-        return {**video, "frames": tf.reshape(frames, [num_views, *view])}
+        return {**video, "pixels": tf.reshape(frames, [num_views, *view])}
 
     def _frames_from(self, video: Tensors, offset: tf.Tensor) -> tf.Tensor:
         indices = clips.clip_indices(
