@@ -10,13 +10,13 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: ["config", "startup", "records"],
     1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment", "inputs.faults"]
-    + ["inputs.image_augment", "inputs.randaugment"]
-    + ["losses", "metrics", "optim", "runtime", "fewshot"],
+    + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
+    + ["losses", "metrics", "optim", "runtime", "fewshot", "npz"],
     2: ["models.*", "inputs.views", "inputs.crops", "inputs.folders"]
-    + ["inputs.tfds_shards"],
-    3: ["inputs.video", "inputs.image", "trainer", "evaluator", "checkpoint"]
+    + ["inputs.tfds_shards", "transfer"],
+    3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
     + ["flax_names", "visualize", "cost"],
-    4: ["report"],
+    4: ["checkpoint", "report"],
     5: ["experiment"],
 }
 DATA_ORDER = ["manifest", "frames", "isolated", "shards", "summary"]

@@ -1,14 +1,24 @@
-"""Saving a run, going on with it, and reading a trained model back."""
+"""Saving a run, going on with it, and reading a trained model back.
+
+Also the weights of other models: the authors' .npz files, and runs of another recipe.
+"""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import gin
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
-_CLASSES = "classes/.ATTRIBUTES/VARIABLE_VALUE"
+from tl_tf import flax_names, npz, transfer
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_CLASSES = f"classes{_VALUE}"
+_PREFIXES = ("opt/target/", "target/", "params/")  # of released .npz files
 
 
 def manager(
@@ -68,14 +78,18 @@ def restore_for_evaluation(
       ValueError: when there is none, it belongs to other classes, or any variable of
         the model is not in it.
     """
-    path = tf.train.latest_checkpoint(str(model_dir))
-    if path is None:
-        raise ValueError(
-            f"{model_dir}: there is no checkpoint to evaluate. Train first, or set"
-            " --model_dir to the folder of a trained run."
-        )
+    path = _latest(model_dir)
     _restore(_trainable(model, optimizer, classes), path, classes)
     return Path(path)
+
+
+def read_classes(model_dir: Path) -> list[str]:
+    """The class names of the newest checkpoint, in the order of the logits.
+
+    Raises:
+      ValueError: when there is none.
+    """
+    return json.loads(tf.train.load_checkpoint(_latest(model_dir)).get_tensor(_CLASSES))
 
 
 class _CheckedManager(tf.train.CheckpointManager):
@@ -87,6 +101,17 @@ class _CheckedManager(tf.train.CheckpointManager):
             classes = json.loads(self.checkpoint.classes.numpy())
             _restore(self.checkpoint, path, classes)
         return path
+
+
+def _latest(model_dir: Path) -> str:
+    path = tf.train.latest_checkpoint(str(model_dir))
+    if path is None:
+        raise ValueError(
+            f"{model_dir}: there is no checkpoint to evaluate. Train first, set"
+            " --model_dir to the folder of a trained run, or bind warm_start.path to"
+            " weights."
+        )
+    return path
 
 
 def _trainable(model, optimizer, classes: Sequence[str]) -> tf.train.Checkpoint:
@@ -130,3 +155,160 @@ def _restore(
             f" {in_file} in the file): {reason}. Use the recipe it was trained with,"
             " config.gin beside it, or another --model_dir."
         ) from None
+
+
+@gin.configurable
+def warm_start(
+    model: tf_keras.Model,
+    *,
+    path: str | os.PathLike | None = None,
+    allow_unused: Sequence[str] = (),
+    allow_new: Sequence[str] = (),
+    from_grid: Sequence[int] | None = None,
+) -> list[transfer.Row]:
+    """Starts a model from other weights; the raw ones of a run, not their average.
+
+    Image size, patches per image, number of classes, class token and pre-logits layer
+    may differ; `transfer.assign` says what becomes of them.
+
+    Args:
+      model: built.
+      path: an .npz file of Flax parameters, a run's folder, or a checkpoint in one,
+        without its ending; None does nothing.
+      allow_unused: patterns of names that may be in the file alone.
+      allow_new: patterns of names that may be missing in the file or of another shape;
+        ("*TokenLearner*",) puts TokenLearner into a plain ViT.
+      from_grid: H and W of the file's position embeddings, if they are no square.
+
+    Returns:
+      What became of every name; `transfer.format_rows` makes a table of it.
+
+    Raises:
+      ValueError: there is no such file, it cannot be read, or it does not fit.
+    """
+    if path is None:
+        return []
+    options = {
+        "allow_unused": allow_unused,
+        "allow_new": allow_new,
+        "from_grid": from_grid,
+    }
+    if Path(path).suffix == ".npz":
+        return load_npz(path, model, **options)
+    newest = tf.train.latest_checkpoint(path) if Path(path).is_dir() else path
+    if newest is None or not Path(f"{newest}.index").is_file():
+        raise ValueError(
+            f"{path}: there is no checkpoint. Set warm_start.path to an .npz file, a"
+            " run's folder or a checkpoint in one (ckpt-1000, without an ending)."
+        )
+    names = _names_of(model)
+    return transfer.assign(
+        _read_checkpoint(str(newest), names),
+        {names[key]: variable for key, variable in _keys_of(model).items()},
+        where=str(newest),
+        grid=getattr(model, "grid", None),
+        **options,
+    )
+
+
+def load_npz(
+    path: str | os.PathLike,
+    model: tf_keras.Model | tf_keras.layers.Layer,
+    *,
+    allow_unused: Sequence[str] = (),
+    allow_new: Sequence[str] = (),
+    from_grid: Sequence[int] | None = None,
+) -> list[transfer.Row]:
+    """Reads Flax parameters; the style of their names is told from them.
+
+    Optimizer state beside the parameters ("opt/...") is not looked at.
+
+    Args: as `warm_start`; a layer that flax_names knows does for a model.
+    Returns: as `warm_start`.
+    Raises:
+      ValueError: the file cannot be read or does not fit; its values are not finite.
+    """
+    arrays = _without_prefix(npz.read(path))
+    return transfer.assign(
+        arrays,
+        flax_names.variables(model, flax_names.style_of(arrays)),
+        where=str(path),
+        grid=getattr(model, "grid", None),
+        allow_unused=allow_unused,
+        allow_new=allow_new,
+        from_grid=from_grid,
+    )
+
+
+def save_npz(
+    path: str | os.PathLike,
+    model: tf_keras.Model | tf_keras.layers.Layer,
+    *,
+    style: str = "scenic",
+) -> None:
+    """Writes a model's variables under their Flax names; an older file is replaced.
+
+    Args:
+      path: ends in .npz.
+      model: one that flax_names knows, or such a layer.
+      style: one of flax_names.STYLES.
+
+    Raises:
+      ValueError: another ending or style, or values that are not finite.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: wanted a name that ends in .npz.")
+    arrays = {}
+    for name, variable in flax_names.variables(model, style).items():
+        value = variable.numpy()
+        arrays[name] = value.reshape(flax_names.shape_in_file(name, value.shape))
+    npz.write(path, arrays)
+
+
+def _without_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    for prefix in _PREFIXES:
+        inside = [name for name in arrays if name.startswith(prefix)]
+        if inside:
+            return {name.removeprefix(prefix): arrays[name] for name in inside}
+    return arrays
+
+
+def _read_checkpoint(path: str, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """The model's values in a run's checkpoint, by key, or by name where it has one."""
+    reader = tf.train.load_checkpoint(path)
+    keys = [
+        key.removeprefix("model/").removesuffix(_VALUE)
+        for key in sorted(reader.get_variable_to_shape_map())
+        if key.startswith("model/") and ".OPTIMIZER_SLOT" not in key
+    ]
+    return {
+        names.get(key, key): reader.get_tensor(f"model/{key}{_VALUE}") for key in keys
+    }
+
+
+def _names_of(model: tf_keras.Model) -> dict[str, str]:
+    """Checkpoint keys -> Flax names; models without Flax names keep their keys."""
+    keys = _keys_of(model)
+    try:
+        flax = flax_names.variables(model)
+    except ValueError:
+        return {key: key for key in keys}
+    by_variable = {id(variable): name for name, variable in flax.items()}
+    names = {key: by_variable[id(variable)] for key, variable in keys.items()}
+    return {"class_token": transfer.CLASS_TOKEN, **names}
+
+
+def _keys_of(model: tf_keras.Model) -> dict[str, tf.Variable]:
+    """Where tf.train.Checkpoint puts each variable: the shortest path to it."""
+    variables, seen, queue = {}, {id(model)}, [("", model)]
+    for path, node in queue:
+        for name, child in tf.train.TrackableView.children(node).items():
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            key = f"{path}/{name.replace('.', '..').replace('/', '.S')}"
+            queue.append((key, child))
+            if isinstance(child, tf.Variable):
+                variables[key.removeprefix("/")] = child
+    return variables

@@ -1,0 +1,550 @@
+"""Compares our models with stored outputs of the authors' JAX code.
+
+    python tests/check_reference.py DIR
+
+Every .npz of DIR is a case: `__config__` says in JSON what it is of; beside it stand
+parameters under their Flax names, `__input__`, `__output__`, intermediate tensors
+(`__mid__/...`), gradients (`__grad__/...`) and losses. Prints a line per file, and
+below it one per further tensor. The exit status is 0 if nothing that is supported is
+off by more than LIMIT, relative to the largest value of its tensor.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tl_tf import startup
+
+startup.quiet_tensorflow()  # before anything imports TensorFlow
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import tf_keras  # noqa: E402
+
+from tests import scenic_schedules  # noqa: E402
+from tl_tf import checkpoint, fewshot, flax_names, npz  # noqa: E402
+from tl_tf.layers import embedding, token_learner  # noqa: E402
+from tl_tf.models import vit  # noqa: E402
+
+LIMIT = 1e-5
+# A gradient that is zero by theory is rounding noise in the reference; what is smaller
+# than this share of the model's largest gradient is measured by that largest one.
+NOISE = 1e-6
+# Both sides round. The smallest gradients of tlvit_v11_fuser_loc2_grad differ from what
+# float64 gives by up to 5e-6 in the reference and 1e-5 here, eager or compiled: 1e-8 of
+# the largest gradient. What differs by less than this share of it is held for rounding.
+ROUNDING = float(np.finfo(np.float32).eps)
+
+IGNORED = {  # without a meaning in evaluation
+    "attention_dropout_rate",
+    "dropout_rate",
+    "dtype",
+    "name",
+    "stochastic_depth",
+}
+BACKBONE = {"num_classes", "mlp_dim", "num_layers", "num_heads", "hidden_size"}
+HEAD = {"classifier", "representation_size"}
+# Constructor fields: those that must be there, those that have a default.
+FIELDS = {
+    "TokenLearnerModule": ({"num_tokens"}, {"use_sum_pooling"}),
+    "TokenLearnerModuleV11": ({"num_tokens"}, {"bottleneck_dim"}),
+    "TokenFuser": (set(), {"use_normalization", "bottleneck_dim"}),
+    "ViT": (BACKBONE | {"patches"}, HEAD | {"positional_embedding"}),
+    "TokenLearnerViT": (BACKBONE | {"tokenizer"}, HEAD),
+    "VisionTransformer": (
+        {"num_classes", "hidden_size", "patches", "transformer"},
+        HEAD | {"head_bias_init", "resnet", "model_name"},
+    ),
+}
+TOKENIZER = (
+    {"type", "patches"},
+    {"num_tokens", "tokenlearner_loc", "use_tokenfuse", "use_v11"},
+)
+TRANSFORMER = ({"mlp_dim", "num_heads", "num_layers"}, {"add_position_embedding"})
+VIDEO = ("ViViT", "SpaceTimeViViT", "TokenLearnerViTRepresentation")
+
+
+class UnsupportedError(Exception):
+    """What we do not have, in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """How far one tensor is off; `of` is output, mid, gradient, loss or value."""
+
+    of: str
+    name: str
+    error: float
+    is_rounding: bool = False
+
+    @property
+    def is_ok(self) -> bool:
+        return self.is_rounding or self.error <= LIMIT  # False for NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model or layer of ours, and how it is called.
+
+    run: inputs -> output, and the intermediate tensors under their Flax names.
+    """
+
+    target: tf_keras.layers.Layer
+    run: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]]
+
+
+def check_file(path: Path) -> list[Finding]:
+    """Compares one file.
+
+    Raises:
+      UnsupportedError: for what we do not have.
+      ValueError: the file cannot be understood, or its parameters do not fit.
+    """
+    arrays = npz.read(path)
+    if "__config__" not in arrays:
+        raise ValueError("has no __config__")
+    config = json.loads(str(arrays["__config__"]))
+    if "class" in config:
+        return _check_model(path, arrays, config)
+    keys = [key for key in arrays if not key.startswith("__")]
+    if any("lr_configs" in case for case in config.values() if isinstance(case, dict)):
+        return _check_schedules(arrays, config)
+    if "l2_regs" in arrays and "shots" in arrays:
+        return _check_fewshot(arrays, config)
+    if any(key.endswith("/kernel_2d") for key in keys):
+        raise UnsupportedError("patch kernels inflated to tubelets")
+    if any("/before/" in key for key in keys):
+        raise UnsupportedError("video model started from an image model")
+    if any(key.endswith("/from") for key in keys):
+        return _check_resizes(arrays, config)
+    raise ValueError(f"is of an unknown kind: {', '.join(sorted(keys)[:3])}, ...")
+
+
+def _check_model(path: Path, arrays: dict, config: dict) -> list[Finding]:
+    build = BUILDERS.get(config["class"])
+    if config["class"] in VIDEO:
+        raise UnsupportedError(f"video model {config['class']}")
+    if build is None:
+        known = ", ".join([*BUILDERS, *VIDEO])
+        raise ValueError(f"class {config['class']!r} is unknown. Known: {known}")
+    for name in ("__input__", "__output__", "constructor"):
+        if name not in arrays and name not in config:
+            raise ValueError(f"has no {name}")
+    if config.get("call", {}).get("train") or not config.get("call", {}).get(
+        "deterministic", True
+    ):
+        raise UnsupportedError("dropout of the authors' draws")
+    required, optional = FIELDS[config["class"]]
+    _check_fields(config["constructor"], required, optional | IGNORED, "constructor")
+
+    case = build(arrays, config)
+    checkpoint.load_npz(path, case.target, allow_unused=("__*",))
+    losses = ()
+    with tf.GradientTape() as tape:
+        output, mids = case.run()
+        if "__labels__" in arrays:
+            losses = _losses(output, arrays["__labels__"])
+    findings = [_compare("output", "output", output, arrays["__output__"])]
+    for name, want in _inside(arrays, "__mid__/").items():
+        if name not in mids:
+            raise ValueError(f"__mid__/{name} has no counterpart in our model")
+        if name == "pre_logits":  # theirs is before the tanh, ours after it
+            want = np.tanh(want)
+        findings.append(_compare("mid", name, mids[name], want))
+    for name, loss in zip(("__loss__", "__loss_sigmoid__"), losses, strict=False):
+        if name in arrays:
+            findings.append(_compare("loss", name.strip("_"), loss, arrays[name]))
+    gradients = _inside(arrays, "__grad__/")
+    if gradients:
+        if not losses:
+            raise UnsupportedError("gradients without __labels__")
+        findings += _check_gradients(case.target, losses[0], tape, gradients)
+    return findings
+
+
+def _losses(logits: tf.Tensor, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+    """Softmax and sigmoid cross-entropy: sums over classes, means over examples."""
+    if labels.ndim == 1:
+        labels = np.eye(logits.shape[-1])[labels]
+    labels = tf.constant(labels, logits.dtype)
+    softmax = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+    sigmoid = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+    return tf.reduce_mean(softmax), tf.reduce_mean(tf.reduce_sum(sigmoid, axis=-1))
+
+
+def _check_gradients(target, loss, tape, wanted: dict) -> list[Finding]:
+    variables = flax_names.variables(target, flax_names.style_of(wanted))
+    if variables.keys() != wanted.keys():
+        other = sorted(variables.keys() ^ wanted.keys())
+        raise ValueError(f"gradients of other names: {', '.join(other[:3])}, ...")
+    gradients = tape.gradient(loss, variables)
+    largest = max(np.abs(want).max() for want in wanted.values())
+    findings = []
+    for name, want in wanted.items():
+        scale = np.abs(want).max()
+        scale = scale if scale >= NOISE * largest else largest
+        got = gradients[name]
+        got = np.zeros(want.shape) if got is None else np.reshape(got, want.shape)
+        finding = _compare("gradient", name, got, want, scale=scale)
+        is_rounding = LIMIT < finding.error <= ROUNDING * largest / scale
+        findings.append(dataclasses.replace(finding, is_rounding=is_rounding))
+    return findings
+
+
+def _token_learner(arrays: dict, config: dict) -> Case:
+    constructor, x = config["constructor"], arrays["__input__"]
+    if x.ndim == 3:
+        x = x.reshape(len(x), *_square(x.shape[1]), -1)
+    pooling = "sum" if constructor.get("use_sum_pooling", True) else "mean"
+    layer = token_learner.TokenLearner(constructor["num_tokens"], pooling)
+    layer(x)
+    return Case(layer, lambda: (layer(x)[0], {}))
+
+
+def _token_learner_v11(arrays: dict, config: dict) -> Case:
+    constructor, x = config["constructor"], arrays["__input__"]
+    x = x.reshape(len(x), -1, x.shape[-1])  # [B, N, C]
+    layer = token_learner.TokenLearnerV11(
+        constructor["num_tokens"], hidden_size=constructor.get("bottleneck_dim", 64)
+    )
+    layer(x)
+    return Case(layer, lambda: (layer(x)[0], {}))
+
+
+def _token_fuser(arrays: dict, config: dict) -> Case:
+    if "__original__" not in arrays:
+        raise ValueError("has no __original__, the grid that TokenFuser writes to")
+    constructor = config["constructor"]
+    y, x = arrays["__input__"], arrays["__original__"]
+    y = y[:, np.newaxis]  # [B, T = 1, S, C]
+    x = x.reshape(len(x), 1, -1, x.shape[-1])  # [B, T = 1, N, C]
+    layer = token_learner.TokenFuser(
+        "per_frame",
+        _beta_of(arrays),
+        use_norm=constructor.get("use_normalization", True),
+        zero_init=True,
+        use_residual=False,
+        hidden_size=constructor.get("bottleneck_dim", 64),
+    )
+    layer(y, x)
+    # The authors' code flattens a 4-D grid, or not, depending on the release.
+    shape = arrays["__output__"].shape
+    if math.prod(shape) != x.size:
+        raise ValueError(f"__output__ has shape {shape}, __original__ {x.shape}")
+    return Case(layer, lambda: (tf.reshape(layer(y, x), shape), {}))
+
+
+def _beta_of(arrays: dict) -> str:
+    """TokenFuser of December 2021 has one 1x1 convolution, the later one an MLP."""
+    is_conv = any(
+        name.endswith("Conv_0/kernel") and "TokenLearnerModule" not in name
+        for name in arrays
+    )
+    return "conv" if is_conv else "mlp"
+
+
+def _scenic_vit(arrays: dict, config: dict) -> Case:
+    constructor = config["constructor"]
+    position = constructor.get("positional_embedding", "learned_1d")
+    if position != "learned_1d":
+        raise UnsupportedError(f"positional_embedding={position}")
+    return _vit(arrays, constructor, patches=constructor["patches"])
+
+
+def _token_learner_vit(arrays: dict, config: dict) -> Case:
+    constructor = config["constructor"]
+    tokenizer = constructor["tokenizer"]
+    if tokenizer.get("type") == "video":
+        raise UnsupportedError("video model TokenLearnerViT of type video")
+    _check_fields(tokenizer, *TOKENIZER, "constructor.tokenizer")
+    if tokenizer["type"] not in ("patch", "dynamic"):
+        raise ValueError(
+            "constructor.tokenizer.type must be patch, dynamic or video, got"
+            f" {tokenizer['type']!r}"
+        )
+    options = {}
+    location = tokenizer.get("tokenlearner_loc", 12)
+    use_fuser = tokenizer.get("use_tokenfuse", False)
+    location = max(location, 0) if use_fuser else location
+    # The authors' code leaves a TokenLearner out that would stand after the last block.
+    if tokenizer["type"] == "dynamic" and 0 <= location < constructor["num_layers"]:
+        options = {
+            "insert_before_block": location,
+            "num_tokens": tokenizer.get("num_tokens", 8),
+            "tokenizer": "v1.1" if tokenizer.get("use_v11", True) else "v1.0",
+            "restore": "fuser" if use_fuser else "none",
+            "fuser_beta": _beta_of(arrays),
+        }
+    return _vit(arrays, constructor, patches=tokenizer["patches"], **options)
+
+
+def _vision_transformer(arrays: dict, config: dict) -> Case:
+    constructor = dict(config["constructor"])
+    if constructor.get("resnet") or not constructor["transformer"]:
+        raise UnsupportedError("convolutional stem, or no Transformer")
+    transformer = constructor.pop("transformer")
+    required, optional = TRANSFORMER
+    _check_fields(transformer, required, optional | IGNORED, "constructor.transformer")
+    if not transformer.get("add_position_embedding", True):
+        raise UnsupportedError("no position embeddings")
+    constructor.setdefault("classifier", "token")
+    if constructor["classifier"] not in ("token", "gap"):
+        raise UnsupportedError(f"classifier={constructor['classifier']}")
+    return _vit(arrays, constructor | transformer, patches=constructor["patches"])
+
+
+def _vit(arrays: dict, constructor: dict, *, patches: dict, **options) -> Case:
+    images = arrays["__input__"]
+    if images.ndim != 4:
+        raise UnsupportedError(f"input of rank {images.ndim}")
+    image_size = images.shape[1:3]
+    if "size" in patches:
+        patch_size = patches["size"]
+    elif "grid" in patches:
+        patch_size = [i // n for i, n in zip(image_size, patches["grid"], strict=True)]
+    else:
+        raise ValueError(f"patches: wanted size or grid, got {patches}")
+    head = constructor.get("classifier", "gap")
+    grid = [i // p for i, p in zip(image_size, patch_size, strict=True)]
+    if options.get("tokenizer") == "v1.0" and (head == "token" or grid[0] != grid[1]):
+        # The authors' code reshapes whatever number of tokens it gets into a square.
+        raise UnsupportedError("TokenLearner v1.0 on what is no square grid")
+    model = vit.build_vit(
+        constructor["num_classes"],
+        image_px=image_size,
+        patch_px=patch_size,
+        hidden_size=constructor["hidden_size"],
+        depth=constructor["num_layers"],
+        num_heads=constructor["num_heads"],
+        mlp_size=constructor["mlp_dim"],
+        head=head,
+        representation_size=constructor.get("representation_size"),
+        **options,
+    )
+
+    def run():
+        logits, endpoints = model(images)
+        return logits, _flax_endpoints(model, logits, endpoints)
+
+    return Case(model, run)
+
+
+def _flax_endpoints(model: vit.ViT, logits: tf.Tensor, endpoints: dict) -> dict:
+    """Our endpoints under the names of the Flax modules that return them."""
+    names = {
+        "embedding": endpoints["embedding"],
+        "Transformer/posembed_input": endpoints["position"],
+        "Transformer/encoder_norm": endpoints["norm"],
+        "Transformer": endpoints["norm"],
+        "pre_logits": endpoints["pre_logits"],
+        "output_projection": logits,
+        "head": logits,
+    }
+    for i in range(len(model.blocks)):
+        names[f"Transformer/encoderblock_{i}"] = endpoints[f"block_{i}"]
+    for j, i in enumerate(sorted(map(int, model.reducers))):
+        tokens = endpoints[f"block_{i}/learned_tokens"]
+        names[f"Transformer/TokenLearnerModule_{j}"] = tokens
+        names[f"Transformer/TokenLearnerModuleV11_{j}"] = tokens
+        if f"block_{i}/fused" in endpoints:
+            names[f"Transformer/TokenFuser_{j}"] = endpoints[f"block_{i}/fused"]
+    return names
+
+
+BUILDERS = {
+    "TokenLearnerModule": _token_learner,
+    "TokenLearnerModuleV11": _token_learner_v11,
+    "TokenFuser": _token_fuser,
+    "ViT": _scenic_vit,
+    "TokenLearnerViT": _token_learner_vit,
+    "VisionTransformer": _vision_transformer,
+}
+
+
+def _check_schedules(arrays: dict, config: dict) -> list[Finding]:
+    """Learning rates, up to the last step: there the authors' cosine starts again."""
+    findings = []
+    for name, case in config.items():
+        if not isinstance(case, dict) or "lr_configs" not in case:
+            continue
+        schedule = scenic_schedules.schedule_of(case["lr_configs"])
+        steps, want = arrays[f"{name}/steps"], arrays[f"{name}/lr"]
+        if schedule.decay == "cosine":
+            steps, want = (x[steps < schedule.total_steps] for x in (steps, want))
+        got = np.array([schedule(tf.constant(step, tf.int64)) for step in steps])
+        findings.append(_compare("value", name, got, want))
+    return findings
+
+
+def _check_fewshot(arrays: dict, config: dict) -> list[Finding]:
+    """Accuracies for every number of shots and every l2, and the best l2."""
+    findings, both = [], []
+    names = [key.split("/")[0] for key in arrays if key.endswith("/x_train")]
+    for name in names:
+        x, y, x_test, y_test = (
+            arrays[f"{name}/{part}"]
+            for part in ("x_train", "y_train", "x_test", "y_test")
+        )
+        num_classes = config[name]["num_classes"]
+        got = fewshot.accuracies(
+            x,
+            y,
+            x_test,
+            y_test,
+            num_classes=num_classes,
+            shots=arrays["shots"],
+            l2_regs=arrays["l2_regs"],
+        )
+        both.append(got)
+        want = arrays[f"{name}/accuracy"]
+        findings.append(_compare("value", f"{name}/accuracy", got, want))
+        several = f"{name}/accuracy_onehot_branch_l2_4"
+        if several in arrays:
+            hot, hot_test = np.eye(num_classes)[y], np.eye(num_classes)[y_test]
+            found = fewshot.solve(x, hot, num_classes=num_classes, l2=4.0)
+            got = fewshot.accuracy(found.scores(x_test), hot_test)
+            findings.append(_compare("value", several, got, arrays[several]))
+    if "best_l2_per_shot" in arrays:
+        got = fewshot.best_l2(both, arrays["l2_regs"])
+        want = arrays["best_l2_per_shot"]
+        findings.append(_compare("value", "best_l2_per_shot", got, want))
+    return findings
+
+
+def _check_resizes(arrays: dict, config: dict) -> list[Finding]:
+    """Position embeddings over another grid, or repeated over time."""
+    findings = []
+    for key in arrays:
+        if key.endswith("/from"):
+            name = key.removesuffix("/from")
+            got = _resized(arrays, config[name], name)
+            findings.append(_compare("value", name, got, arrays[f"{name}/result"]))
+    return findings
+
+
+def _resized(arrays: dict, case: dict, name: str) -> np.ndarray:
+    table, want = arrays[f"{name}/from"], arrays[f"{name}/result"]
+    settings = case.get("config", {})
+    num_prefix = int(
+        case.get("has_class_token", case.get("restored_classifier") == "token")
+    )
+    change = settings.get("init_from", {}).get("positional_embed_size_change", "resize")
+    old, new = table.shape[1] - num_prefix, want.shape[1] - num_prefix
+    repeats = 1
+    if change == "tile":
+        repeats = new // old
+    elif change == "resize_tile":
+        frames = settings["dataset_configs"]["num_frames"]
+        repeats = frames // settings["model"]["patches"]["size"][2]
+    elif change != "resize":
+        raise ValueError(f"{name}: positional_embed_size_change={change} is unknown")
+    grid_of = (lambda n: (1, n)) if case.get("is_temporal") else _square
+    frame = table
+    if new // repeats != old:
+        frame = embedding.resize_position_embedding(
+            table,
+            from_grid=grid_of(old),
+            to_grid=grid_of(new // repeats),
+            num_prefix=num_prefix,
+        )
+    prefix, frame = frame[:, :num_prefix], frame[:, num_prefix:]
+    return np.concatenate([prefix, np.tile(frame, [1, repeats, 1])], axis=1)
+
+
+def _square(cells: int) -> tuple[int, int]:
+    side = math.isqrt(cells)
+    if side * side != cells:
+        raise ValueError(f"wanted a square grid, got {cells} cells")
+    return side, side
+
+
+def _check_fields(fields: dict, required: set, optional: set, where: str) -> None:
+    missing = sorted(required - fields.keys())
+    unknown = sorted(fields.keys() - required - optional)
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    if unknown:
+        raise ValueError(f"{where} has unknown fields: {', '.join(unknown)}")
+
+
+def _inside(arrays: dict, prefix: str) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _compare(of: str, name: str, got, want, *, scale: float | None = None) -> Finding:
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    if got.shape != want.shape:
+        raise ValueError(f"{of} {name}: wanted {want.shape}, got {got.shape}")
+    if scale is None:
+        scale = np.abs(want).max(initial=0)
+    return Finding(of, name, float(np.abs(got - want).max(initial=0) / (scale or 1)))
+
+
+def _describe(findings: list[Finding]) -> str:
+    """The output's error, and the worst of each other kind with its name."""
+    parts = []
+    for of in ("output", "value", "mid", "loss", "gradient"):
+        some = [finding for finding in findings if finding.of == of]
+        if some:
+            # NaN is worse than any number.
+            worst = max(
+                some, key=lambda f: math.inf if math.isnan(f.error) else f.error
+            )
+            named = "" if of == "output" else f" ({worst.name})"
+            parts.append(f"{of} {worst.error:.1e}{named}")
+    return "  ".join(parts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the report.
+
+    Returns:
+      The exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dir", type=Path, help="folder of .npz files")
+    folder = parser.parse_args(arguments).dir
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        print(f"{folder}: there are no .npz files.", file=sys.stderr)
+        return 1
+    counts = {"ok": 0, "FAILED": 0, "unsupported": 0}
+    width = max(len(path.stem) for path in paths)
+    for path in paths:
+        findings: list[Finding] = []
+        try:
+            findings = check_file(path)
+            status = "ok" if all(f.is_ok for f in findings) else "FAILED"
+            text = _describe(findings)
+        except UnsupportedError as error:
+            status, text = "unsupported", str(error)
+        except Exception as error:  # one file's fault must not hide the others' results
+            status = "FAILED"
+            text = f"{path.name}: {error or type(error).__name__}"
+        counts[status] += 1
+        print(f"{path.stem:<{width}}  {status:<11}  {text}", flush=True)
+        for finding in findings:
+            mark = "  (rounding)" if finding.is_rounding else ""
+            mark = mark if finding.is_ok else "  FAILED"
+            if finding.of != "output":
+                print(f"    {finding.of:<8}  {finding.error:.1e}  {finding.name}{mark}")
+    print(
+        f"{len(paths)} files: "
+        + ", ".join(f"{count} {status}" for status, count in counts.items())
+        + f" (limit {LIMIT:.0e} of a tensor's largest value)."
+    )
+    return 1 if counts["FAILED"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
