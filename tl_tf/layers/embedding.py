@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from tl_tf.layers import attention
+
 
 class PatchEmbed(tf_keras.layers.Layer):
     """A linear projection of every patch; what does not fill a patch is cut off.
@@ -40,6 +42,49 @@ class PatchEmbed(tf_keras.layers.Layer):
             **super().get_config(),
             "hidden_size": self.hidden_size,
             "patch_size": self.patch_size,
+        }
+
+
+class ConvStem(tf_keras.layers.Layer):
+    """3x3 convolutions before the patches, each with LayerNorm and gelu.
+
+    Shapes: x [B, Y, X, 3] -> [B, H, W, C]
+    Source: none in the paper; "Early Convolutions Help Transformers See Better", arXiv
+      2106.14881, which has batch normalisation and ReLU.
+    Args:
+      filters: of each convolution; C is the last.
+      strides: of each, by which H and W are divided.
+    """
+
+    def __init__(self, filters: Sequence[int], strides: Sequence[int], **kwargs):
+        super().__init__(**kwargs)
+        self.filters = tuple(filters)
+        self.strides = tuple(strides)
+        self.convs = [
+            tf_keras.layers.Conv2D(
+                count,
+                kernel_size=3,
+                strides=stride,
+                padding="same",
+                kernel_initializer="he_normal",
+                name=f"conv_{i}",
+            )
+            for i, (count, stride) in enumerate(zip(filters, strides, strict=True))
+        ]
+        self.norms = [attention.layer_norm(f"norm_{i}") for i in range(len(filters))]
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns a finer grid than that of the patches."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = attention.gelu(norm(conv(x)))
+        return x
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "strides": self.strides,
         }
 
 

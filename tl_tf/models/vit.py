@@ -1,5 +1,6 @@
 """Vision Transformers with TokenLearner: every image model of Tables I to VI."""
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -41,6 +42,7 @@ class ViT(tf_keras.Model):
         *,
         image_size: Sequence[int],
         patch_size: Sequence[int],
+        stem: embedding.ConvStem | None,
         hidden_size: int,
         depth: int,
         num_heads: int,
@@ -62,7 +64,11 @@ class ViT(tf_keras.Model):
         )  # H, W
         self.head = head
         self.dropout_rate = dropout_rate
-        self.embed = embedding.PatchEmbed(hidden_size, patch_size, name="embed")
+        self.stem = stem
+        stride = math.prod(stem.strides) if stem else 1
+        self.embed = embedding.PatchEmbed(
+            hidden_size, [side // stride for side in patch_size], name="embed"
+        )
         self.class_token = None
         if head == "token":
             self.class_token = self.add_weight(
@@ -118,7 +124,8 @@ class ViT(tf_keras.Model):
                 " set's."
             )
         endpoints = {}
-        x = self.embed(images)  # [B, H, W, C]
+        x = images if self.stem is None else self.stem(images)  # [B, Y', X', C']
+        x = self.embed(x)  # [B, H, W, C]
         endpoints["embedding"] = x
         x = tf.reshape(x, [-1, self.grid[0] * self.grid[1], x.shape[-1]])  # [B, N, C]
         if self.class_token is not None:
@@ -206,6 +213,8 @@ def build_vit(
     fuser_beta: str = "mlp",
     pool_before_blocks: Sequence[int] = (),
     pool_grids: Sequence[Sequence[int]] = (),
+    stem_filters: Sequence[int] = (),
+    stem_strides: Sequence[int] = (),
     head: str = "gap",
     representation_size: int | None = None,
     head_bias: float = 0.0,
@@ -239,6 +248,9 @@ def build_vit(
         "linear" (equation 2).
       pool_before_blocks: blocks before which the grid is averaged (Table VI).
       pool_grids: rows and columns that are left at each of them.
+      stem_filters: of 3x3 convolutions before the patches, which small pictures like;
+        none in the paper.
+      stem_strides: of each of them; their product divides patch_px.
       head: "gap" (mean over tokens), "gmp" (max), "gsp" (sum) or "token" (class token;
         not with v1.0, whose convolutions want a grid, nor with pooling).
       representation_size: of a tanh layer before the classifier; None for none.
@@ -286,6 +298,16 @@ def build_vit(
         ("drop_path_rate", drop_path_rate),
     ):
         _check(0 <= value < 1, name, "in [0, 1)", value)
+    stem_stride = math.prod(stem_strides)
+    _check(
+        len(stem_filters) == len(stem_strides)
+        and all(size >= 1 for size in (*stem_filters, *stem_strides))
+        and not any(side % stem_stride for side in (*image_size, *patch_size)),
+        "stem_strides",
+        f"one for each of stem_filters={stem_filters}, their product a divisor of"
+        f" patch_px={patch_px} and image_px={image_px}",
+        stem_strides,
+    )
     for name, value, choices in (
         ("tokenizer", tokenizer, TOKENIZERS),
         ("pooling", pooling, token_learner.POOLINGS),
@@ -360,6 +382,9 @@ def build_vit(
         num_classes,
         image_size=image_size,
         patch_size=patch_size,
+        stem=embedding.ConvStem(stem_filters, stem_strides, name="stem")
+        if stem_filters
+        else None,
         hidden_size=hidden_size,
         depth=depth,
         num_heads=num_heads,
