@@ -38,12 +38,18 @@ def test_a_recipe_trains_and_evaluates(recipe, tiny_data, tmp_path):
     experiment.run("train_and_eval", model_dir=tmp_path, data_dir=tiny_data, tpu=None)
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-2")
     result = json.loads((tmp_path / "results" / "test-2.json").read_text())
-    assert result["num_videos"] == tiny.TEST_VIDEOS
-    assert 0 < result["metrics"]["map"] <= 1
+    if tiny.is_of_images(recipe):
+        assert result["num_images"] == 2 * tiny.TEST_IMAGES
+        assert 0 <= result["metrics"]["top1"] <= 1
+        bound = "build_vit.mlp_size = 24"
+    else:
+        assert result["num_videos"] == tiny.TEST_VIDEOS
+        assert 0 < result["metrics"]["map"] <= 1
+        bound = "build_x2p1d.width = 0.1"
     configured = (tmp_path / "config.gin").read_text()
     operative = (tmp_path / "operative_config.gin").read_text()
-    assert "build_x2p1d.width = 0.1" in configured
-    assert "build_x2p1d.width = 0.1" in operative
+    assert bound in configured
+    assert bound in operative
     # Only the operative configuration lists the defaults of what was called.
     assert "train.accumulation_steps = 1" not in configured
     assert "train.accumulation_steps = 1" in operative
@@ -64,7 +70,10 @@ def test_a_recipe_can_be_inspected(recipe, capfd, tmp_path):
     tiny.load(recipe)
     experiment.run("inspect", model_dir=tmp_path, data_dir=tmp_path, tpu=None)
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0] == "x2p1d, one forward pass of 1 x 3 x 36 x 36 x 3"
+    if tiny.is_of_images(recipe):
+        assert lines[0] == "vit, one forward pass of 1 x 32 x 32 x 3"
+    else:
+        assert lines[0] == "x2p1d, one forward pass of 1 x 3 x 36 x 36 x 3"
     assert any(line.startswith("total") for line in lines)
     assert not list(tmp_path.iterdir())
 
