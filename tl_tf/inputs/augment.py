@@ -4,7 +4,11 @@ All functions work eagerly and inside Dataset.map, and draw from the seed they g
 A window is int32 [4]: y, x, height, width in pixels of the stored frame.
 """
 
+import numpy as np
 import tensorflow as tf
+from scipy import special
+
+BETA_STEPS = 4096  # of the table of a Beta distribution: within 0.001 of it
 
 
 def random_windows(
@@ -116,6 +120,111 @@ def random_flip(clip: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
 def normalize(frames: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Brings uint8 0..255 to -1..1, on the device: a quarter of the bytes to send."""
     return tf.cast(tf.cast(frames, tf.float32) / 127.5 - 1.0, dtype)
+
+
+def mixup_cutmix(
+    pixels: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    seed: tf.Tensor,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes each example with its mirror in the batch, on the device, under XLA too.
+
+    With both alphas set, one of the two is drawn for the batch, each half of the time.
+    Source: mixup (Zhang et al. 2017), Equation 1; CutMix (Yun et al. 2019), Equation 1.
+    Differs: in official.vision.ops.augment.MixupAndCutmix draws are stateful, a cut is
+      as wide as the image is high, and labels count what of a cut lies over the edge.
+    Args:
+      pixels: float [B, ..., H, W, 3], of static shape but for B.
+      labels: float [B, K].
+      seed: int32 [2].
+      mixup_alpha: of the Beta distribution of mixup's shares; 0 for no mixup.
+      cutmix_alpha: of the Beta distribution of CutMix's; 0 for no CutMix.
+
+    Returns:
+      Pixels and labels, of the same shapes and types.
+
+    Raises:
+      ValueError: for a negative alpha, or two zeros.
+    """
+    if min(mixup_alpha, cutmix_alpha) < 0 or max(mixup_alpha, cutmix_alpha) == 0:
+        raise ValueError(
+            "mixup_cutmix: mixup_alpha and cutmix_alpha must be >= 0, not both 0, got"
+            f" {mixup_alpha} and {cutmix_alpha}. Do not call it for neither."
+        )
+    shape = [4, tf.shape(labels)[0]]
+    draws = tf.random.stateless_uniform(shape, seed, alg="philox")  # on every device
+    is_cutmix = draws[3, 0] < 0.5 if mixup_alpha else tf.constant(True)
+    if not cutmix_alpha:
+        return mixup(pixels, labels, share=_beta_quantile(draws[0], mixup_alpha))
+    cut = cutmix(
+        pixels,
+        labels,
+        share=_beta_quantile(draws[0], cutmix_alpha),
+        centre=tf.transpose(draws[1:3]),  # [B, 2]
+    )
+    if not mixup_alpha:
+        return cut
+    mixed = mixup(pixels, labels, share=_beta_quantile(draws[0], mixup_alpha))
+    return tuple(tf.where(is_cutmix, a, b) for a, b in zip(cut, mixed, strict=True))
+
+
+def mixup(
+    pixels: tf.Tensor, labels: tf.Tensor, *, share: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`share`, float32 [B], of each example and the rest of its mirror in the batch."""
+
+    def mix(x: tf.Tensor) -> tf.Tensor:
+        own = tf.cast(_like(share, x), x.dtype)
+        return own * x + (1 - own) * tf.reverse(x, axis=[0])
+
+    return mix(pixels), mix(labels)
+
+
+def cutmix(
+    pixels: tf.Tensor, labels: tf.Tensor, *, share: tf.Tensor, centre: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts a rectangle out of each example and fills it from its mirror in the batch.
+
+    Args:
+      pixels: float [B, ..., H, W, 3].
+      labels: float [B, K]; mixed by the area that was filled.
+      share: float32 [B], 0..1, of the area that stays if no edge cuts the rectangle.
+      centre: float32 [B, 2] in 0..1, of the rectangle, y and x.
+    """
+    inside = []
+    for axis, length in enumerate(pixels.shape[-3:-1]):
+        half = tf.cast(tf.sqrt(1 - share) * length, tf.int32) // 2  # [B]
+        middle = tf.cast(centre[:, axis] * length, tf.int32)  # [B]
+        away = tf.range(length) - middle[:, tf.newaxis]  # [B, length]
+        half = half[:, tf.newaxis]
+        inside.append((away >= -half) & (away < half))
+    is_cut = inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis]  # [B, H, W]
+    own = 1 - tf.reduce_mean(tf.cast(is_cut, tf.float32), axis=[1, 2])  # [B]
+    frames = [1] * (pixels.shape.rank - 4)
+    is_cut = tf.reshape(is_cut, [-1, *frames, *pixels.shape[-3:-1], 1])
+    pixels = tf.where(is_cut, tf.reverse(pixels, axis=[0]), pixels)
+    return pixels, mixup(labels, labels, share=own)[1]
+
+
+def _like(share: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(share, [-1] + [1] * (x.shape.rank - 1))
+
+
+def _beta_quantile(uniform: tf.Tensor, alpha: float) -> tf.Tensor:
+    """Draws of Beta(alpha, alpha) from draws of 0..1, by a table.
+
+    XLA knows no gamma distribution (StatelessRandomGammaV3), which is how they are
+    drawn elsewhere.
+    """
+    table = special.betaincinv(alpha, alpha, np.linspace(0, 1, BETA_STEPS + 1))
+    at = uniform * BETA_STEPS
+    below = tf.cast(at, tf.int32)  # 0..BETA_STEPS - 1
+    table = tf.constant(table, tf.float32)
+    low, high = tf.gather(table, below), tf.gather(table, below + 1)
+    return low + (high - low) * (at - tf.cast(below, tf.float32))
 
 
 def _window_side(

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tl_tf.inputs import image_augment
+from tl_tf.inputs import image_augment, randaugment
 
 TRAIN_CROPS = ("inception", "pad", "random", "resize")
 EVAL_CROPS = ("center", "resize")
@@ -29,6 +29,8 @@ class Crops:
     area_range: tuple[float, float] = (0.05, 1.0)
     flip: bool = False
     antialias: bool = False
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 10.0
     erasing_share: float = 0.0
 
     def __post_init__(self):
@@ -72,13 +74,17 @@ class Crops:
         _require(0 < low <= high <= 1, "area_range", "in", "0..1", self.area_range)
         share = self.erasing_share
         _require(0 <= share <= 1, "erasing_share", "in", "0..1", share)
-        is_drawn = self.flip or share > 0
+        layers, magnitude = self.randaugment_layers, self.randaugment_magnitude
+        _require(layers >= 0, "randaugment_layers", ">=", 0, layers)
         _require(
-            self.is_training or not is_drawn,
-            "flip and erasing_share of an evaluation",
+            0 <= magnitude <= 10, "randaugment_magnitude", "in", "0..10", magnitude
+        )
+        _require(
+            self.is_training or not (self.flip or layers or share),
+            "flip, randaugment_layers and erasing_share of an evaluation",
             "",
-            "False and 0",
-            (self.flip, share),
+            "False, 0 and 0",
+            (self.flip, layers, share),
         )
 
     @property
@@ -95,14 +101,21 @@ class Crops:
         seed: tf.Tensor,
     ) -> tf.Tensor:
         """A file, string [], as uint8 [H, W, 3], by the draws of `seed` alone."""
-        seeds = tf.unstack(tf.random.split(seed, 3))
+        seeds = tf.unstack(tf.random.split(seed, 4))
         pixels = self._crop_train(data, orientation, stored=stored, seed=seeds[0])
         pixels = tf.ensure_shape(pixels, [*self.size, 3])
         if self.flip:
             pixels = image_augment.random_flip(pixels, seed=seeds[1])
+        if self.randaugment_layers:
+            pixels = randaugment.randaugment(
+                pixels,
+                layers=self.randaugment_layers,
+                magnitude=self.randaugment_magnitude,
+                seed=seeds[2],
+            )
         if self.erasing_share:
             pixels = image_augment.random_erasing(
-                pixels, share=self.erasing_share, seed=seeds[2]
+                pixels, share=self.erasing_share, seed=seeds[3]
             )
         return pixels
 

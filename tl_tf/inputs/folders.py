@@ -18,7 +18,7 @@ import PIL.Image
 import tensorflow as tf
 from absl import logging
 
-from tl_tf.inputs import image_augment
+from tl_tf.inputs import image_augment, real_labels
 
 CLASSES_FROM = "train"  # the split whose folders are the classes
 SUFFIXES = {".jpg", ".jpeg", ".png"}  # in any case
@@ -80,7 +80,8 @@ class Folder:
         dataset: str,
         split: str,
         *,
-        max_broken_share: float,
+        max_broken_share: float = 0.0,
+        real_json: str | Path | None = None,
         num_hosts: int = 1,
         host: int = 0,
     ) -> "Folder":
@@ -93,6 +94,7 @@ class Folder:
             class the files from one share to another in the order of their names, so
             that parts with a common bound share nothing and leave nothing out.
           max_broken_share: of the files that may be no images.
+          real_json: path of ReaL's labels, which then take the place of the classes'.
           num_hosts: each of them reads every num_hosts-th file.
           host: which of them this is, from 0.
 
@@ -135,7 +137,13 @@ class Folder:
                 " remove them, or raise image_dataset.max_broken_share (here"
                 f" {max_broken_share}) to leave them out."
             )
-        class_ids = [ids[file.split("/")[0]] for file in files]
+        labels = [[ids[file.split("/")[0]]] for file in files]
+        if real_json is not None:
+            table = real_labels.read_table(real_json, num_classes=len(classes))
+            names = (file.split("/")[1] for file in files)
+            labels = [
+                table[real_labels.row_of(name, num_rows=len(table))] for name in names
+            ]
         if len(good) < num_hosts:
             raise ValueError(
                 f"{folder / name}: {num_hosts} hosts want an image each, split"
@@ -149,7 +157,7 @@ class Folder:
             classes=classes,
             examples=[files[row] for row in good],
             rows=good,
-            labels=np.array([[class_ids[row]] for row in good], np.int32),
+            labels=np.array([labels[row] for row in good], np.int32),
             orientations=np.array(orientations, np.int32),
             stored=image_augment.Stored(
                 formats=frozenset(headers[row].format for row in good),
@@ -157,7 +165,11 @@ class Folder:
                 size=sizes.pop() if len(sizes) == 1 else None,
             ),
             skipped=[
-                {"id": files[row], "row": row, "labels": [class_ids[row]]}
+                {
+                    "id": files[row],
+                    "row": row,
+                    "labels": [int(k) for k in labels[row] if k >= 0],
+                }
                 for row in broken
             ],
             num_others=num_others,
@@ -217,29 +229,15 @@ class Folder:
             return f"{error.message.splitlines()[0]}. Restore the file, or start anew."
         indices = self._indices(self.host)
         logging.warning("Decoding %d files to find the damaged one.", len(indices))
-        with futures.ThreadPoolExecutor(THREADS) as pool:
-            faults = pool.map(self._fault_of, indices)
-            for index, fault in zip(indices, faults, strict=True):
-                if fault:
-                    pool.shutdown(cancel_futures=True)
-                    return (
-                        f"{self.root / self.examples[index]}: wanted a whole image, got"
-                        f" a damaged one ({fault}). Replace or remove the file."
-                    )
-        return f"{self.root}: no file of split {self.split!r} is damaged. {error}"
+        paths = [str(self.root / self.examples[index]) for index in indices]
+        files = tf.data.Dataset.from_tensor_slices(paths).map(tf.io.read_file)
+        number, fault = image_augment.find_fault(files, self.stored)
+        if fault:
+            return f"{paths[number]}: {fault}. Replace or remove the file."
+        return f"{self.root}: no file of {self.split!r} is damaged. {error.message}"
 
     def _indices(self, host: int) -> range:
         return range(host, len(self.examples), self.num_hosts)
-
-    def _fault_of(self, index: int) -> str:
-        try:
-            data = tf.io.read_file(str(self.root / self.examples[index]))
-            image_augment.decode(
-                data, tf.constant(self.orientations[index]), stored=self.stored
-            )
-        except tf.errors.OpError as error:
-            return error.message.splitlines()[0]
-        return ""
 
 
 def read_header(path: Path) -> Header:

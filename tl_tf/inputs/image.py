@@ -10,7 +10,7 @@ from pathlib import Path
 import gin
 import tensorflow as tf
 
-from tl_tf.inputs import crops, folders
+from tl_tf.inputs import crops, folders, tfds_shards
 from tl_tf.inputs import split as splits
 
 PREFETCH_BATCHES = 2  # decoded, hence large
@@ -32,9 +32,14 @@ def image_dataset(
     pad_mode: str = "reflect",
     area_range: tuple[float, float] = (0.05, 1.0),
     flip: bool = False,
+    randaugment_layers: int = 0,
+    randaugment_magnitude: float = 10.0,
     erasing_share: float = 0.0,
     antialias: bool = False,
+    labels_from: str = "label",
+    real_json: str | Path | None = None,
     max_broken_share: float = 0.0,
+    shuffle_buffer_mb: float = 64,
     num_hosts: int = 1,
     host: int = 0,
 ) -> splits.Split:
@@ -42,7 +47,9 @@ def image_dataset(
 
     Args:
       data_dir: folder that holds the data set's folder.
-      dataset: name of a folder of <split>/<class>/*.jpg, .jpeg or .png.
+      dataset: name of a folder of <split>/<class>/*.jpg, .jpeg or .png, whose names and
+        EXIF orientations are read here; or "tfds:<name>", prepared below `data_dir`,
+        whose EXIF orientations are ignored.
       split: "train", "test" or what else there is, or a part as "train[:90%]".
       is_training: every image once an epoch in a new order, for ever; otherwise every
         image once, in order, with nothing drawn.
@@ -58,11 +65,19 @@ def image_dataset(
       pad_mode: "reflect" or "zero".
       area_range: of the crop "inception"; lowest and highest share of the image.
       flip: training only; mirrors half of the images, which swaps left and right.
+      randaugment_layers: training only; operations of RandAugment on each image.
+      randaugment_magnitude: of them all, 0..10.
       erasing_share: training only; of the images, those that lose a rectangle.
       antialias: whether resizing reads every pixel, as later ViT code does; False, as
         the first did, skips some below half the size.
+      labels_from: "label" for the class; "real", in evaluation only, for ReaL's labels
+        of ImageNet's validation images, several or none.
+      real_json: path of ReaL's real.json, from which images numbered as
+        ILSVRC2012_val_00000001.JPEG get them; None for "tfds:imagenet2012_real".
       max_broken_share: of the files of a folder that may be no images.
-      num_hosts: each of them reads every num_hosts-th file.
+      shuffle_buffer_mb: TFDS only; encoded images in the shuffle buffer, in 10^6 bytes;
+        a saved iterator holds them too.  The files of a folder are shuffled by name.
+      num_hosts: each of them reads every num_hosts-th file, or shard of TFDS.
       host: which of them this is, from 0.
 
     Raises:
@@ -79,6 +94,8 @@ def image_dataset(
         area_range=tuple(area_range),
         flip=flip,
         antialias=antialias,
+        randaugment_layers=randaugment_layers,
+        randaugment_magnitude=randaugment_magnitude,
         erasing_share=erasing_share,
     )
     for name, value in {"batch_size": batch_size, "num_hosts": num_hosts}.items():
@@ -88,14 +105,26 @@ def image_dataset(
         raise ValueError(
             f"image_dataset: host must be in 0..{num_hosts - 1}, got {host}."
         )
-    source = folders.Folder.scan(
-        data_dir,
-        dataset,
-        split,
-        max_broken_share=max_broken_share,
-        num_hosts=num_hosts,
-        host=host,
-    )
+    _check_labels(labels_from, dataset, is_training=is_training, real_json=real_json)
+    shared = {"real_json": real_json, "num_hosts": num_hosts, "host": host}
+    if dataset.startswith(tfds_shards.PREFIX):
+        if max_broken_share:
+            raise ValueError(
+                "image_dataset: max_broken_share is for folders, must be 0 for"
+                f" {dataset!r}, got {max_broken_share}."
+            )
+        source = tfds_shards.Shards.open(
+            data_dir,
+            dataset,
+            split,
+            labels_from=labels_from,
+            shuffle_buffer_mb=shuffle_buffer_mb,
+            **shared,
+        )
+    else:
+        source = folders.Folder.scan(
+            data_dir, dataset, split, max_broken_share=max_broken_share, **shared
+        )
     num_batches = None
     if is_training:
         stream = _train_stream(source, cropper, seed=seed)
@@ -130,6 +159,7 @@ def image_dataset(
         rows=() if is_training else source.rows,
         skipped=() if is_training else source.skipped,
         facts=source.facts,
+        noun="images",
     )
 
 
@@ -180,6 +210,32 @@ def _eval_stream(source, cropper: crops.Crops, *, num_elements: int) -> tf.data.
     padding["index"] += splits.PADDING
     num_padding = num_elements - source.images_by_host[source.host]
     return images.concatenate(tf.data.Dataset.from_tensors(padding).repeat(num_padding))
+
+
+def _check_labels(
+    labels_from: str, dataset: str, *, is_training: bool, real_json: str | Path | None
+) -> None:
+    if labels_from not in tfds_shards.LABELS:
+        raise ValueError(
+            "image_dataset: labels_from must be one of"
+            f" {', '.join(tfds_shards.LABELS)}, got {labels_from!r}."
+        )
+    is_real = labels_from == "real"
+    if is_real and is_training:
+        raise ValueError(
+            "image_dataset: labels_from='real' is for evaluation. Set"
+            " eval/image_dataset.labels_from alone."
+        )
+    if real_json is not None and not is_real:
+        raise ValueError(
+            f"image_dataset: real_json={str(real_json)!r} wants labels_from='real', got"
+            f" {labels_from!r}."
+        )
+    if is_real and real_json is None and not dataset.startswith(tfds_shards.PREFIX):
+        raise ValueError(
+            "image_dataset: labels_from='real' wants real_json for a folder, got None."
+            " Set it to the path of reassessed-imagenet's real.json."
+        )
 
 
 def _several_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:

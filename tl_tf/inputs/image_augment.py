@@ -199,6 +199,31 @@ def random_erasing(pixels: tf.Tensor, *, share: float, seed: tf.Tensor) -> tf.Te
     return tf.cond(draws[0] < share, erase, lambda: pixels)
 
 
+def find_fault(files: tf.data.Dataset, stored: Stored) -> tuple[int, str]:
+    """Decodes files, string [], until one fails: its number, and what was wrong.
+
+    Returns:
+      How many files there are, and "", if none fails.
+    """
+    decoded = files.map(
+        lambda data: tf.size(decode(data, tf.constant(1), stored=stored)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    count = 0
+    try:
+        for _ in decoded:
+            count += 1
+    except tf.errors.OpError as error:
+        return count, f"wanted a whole image, got {_what(error)}"
+    return count, ""
+
+
+def _what(error: tf.errors.OpError) -> str:
+    """The decoder's own words, without the nodes of the graph."""
+    return error.message.splitlines()[0].split("}} ")[-1].split(" [[")[0]
+
+
 def _between(draw: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
     return limits[0] + draw * (limits[1] - limits[0])
 
