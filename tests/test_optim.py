@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tests import scenic_schedules
+from tests import scenic_schedules, toy_model
 from tl_tf import optim
-from tl_tf.models import x2p1d
+from tl_tf.models import vit, x2p1d
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -235,7 +235,9 @@ class Decayed(tf_keras.layers.Layer):
 @pytest.mark.parametrize("kind", optim.OPTIMIZERS)
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_weight_decay_acts_on_kernels_only(kind, replicas):
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    strategy = tf.distribute.get_strategy()
+    if replicas == 2:
+        strategy = toy_model.two_replicas()
     with strategy.scope():
         layer = Decayed()
         layer(tf.zeros([2, 7, 6]))
@@ -244,11 +246,10 @@ def test_weight_decay_acts_on_kernels_only(kind, replicas):
         optimizer.build(variables)
     before = {v.name: v.numpy() for v in variables}
 
-    @tf.function
     def step():
         optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
 
-    strategy.run(step)
+    tf.function(lambda: strategy.run(step))()
     changed = set()
     for variable in variables:
         for copy in strategy.experimental_local_results(variable):
@@ -274,6 +275,35 @@ def test_x2p1d_decays_what_has_rank_two_and_more():
     for variable in model.trainable_variables:
         is_kept = any(re.search(p, variable.name) for p in optim.NOT_DECAYED)
         assert is_kept == (len(variable.shape) < 2), variable.name
+
+
+def test_vit_decays_what_is_no_bias_norm_position_or_class_token():
+    model = vit.build_vit(
+        7,
+        image_px=(16, 24),
+        patch_px=8,
+        hidden_size=12,
+        depth=2,
+        num_heads=3,
+        mlp_size=20,
+        insert_before_block=1,
+        num_tokens=4,
+        restore="fuser",
+        head="token",
+    )
+    model(tf.zeros([1, 16, 24, 3]))
+    kinds = {True: set(), False: set()}
+    for variable in model.trainable_variables:
+        is_kept = any(re.search(p, variable.name) for p in optim.NOT_DECAYED)
+        kinds[is_kept].add(variable.name.split("/")[-1].removesuffix(":0"))
+    norms = {"gamma", "beta"}
+    assert kinds[True] == norms | {
+        "bias",
+        "mix_bias",
+        "position_embedding",
+        "class_token",
+    }
+    assert kinds[False] == {"kernel", "mix"}
 
 
 @pytest.mark.parametrize("kind", optim.OPTIMIZERS)
