@@ -103,7 +103,8 @@ def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
       ValueError: for anything that the user can mend.
     """
     if mode == "inspect":
-        inspect()
+        _, counted = inspect()
+        report.say(cost.table(counted))
         return
     strategy = runtime.configure_runtime(tpu)
     session = Session(mode, model_dir, data_dir, strategy)
@@ -462,8 +463,8 @@ def inspect(
     build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
     num_classes: int = gin.REQUIRED,
     input_shape: Sequence[int] = gin.REQUIRED,
-) -> None:
-    """Prints a model's parameters and cost; needs no data.
+) -> tuple[tf_keras.Model, cost.Cost]:
+    """Builds a recipe's model and counts parameters and cost; needs no data.
 
     Args:
       build_model: a function of the number of classes.
@@ -471,8 +472,7 @@ def inspect(
       input_shape: of one example: T, H, W, 3 or H, W, 3.
     """
     model = build_model(num_classes)
-    counted = cost.count(model, (1, *input_shape))
-    report.say(cost.table(counted))
+    return model, cost.count(model, (1, *input_shape))
 
 
 def _build(
