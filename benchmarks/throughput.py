@@ -87,15 +87,15 @@ def main(argv: list[str]) -> None:
     rates = [
         _BATCH.value / statistics.median(column) for column in zip(*times, strict=True)
     ]
-    quartiles = statistics.quantiles(ratios, n=4)
+    low, median, high = statistics.quantiles(ratios, n=4)
     for name, rate, cost in zip(
         (_RECIPE.value, _RIVAL.value), rates, costs, strict=True
     ):
         print(f"{name}: {rate:.3g} a second, {cost / 1e9:.2f} G multiply-adds")
     print(
         f"{_STEP.value}, batch {_BATCH.value}, {'XLA' if _JIT.value else 'graph'}:"
-        f" {statistics.median(ratios):.3f} times as fast (quartiles {quartiles[0]:.3f} to"
-        f" {quartiles[2]:.3f}, {_ROUNDS.value} rounds);"
+        f" {median:.3f} times as fast (quartiles {low:.3f} to {high:.3f},"
+        f" {_ROUNDS.value} rounds);"
         f" cost ratio {costs[1] / costs[0]:.3f}"
     )
 

@@ -130,8 +130,8 @@ class Trainer(orbit.AbstractTrainer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """One replica's part of a step.
 
-        The loss is the mean over the replica's examples, divided by the number of replicas
-        because gradients are summed.
+        The loss is the mean over the replica's examples, divided by the number of
+        replicas because gradients are summed.
 
         Args:
           pixels: uint8 [B, ..., 3].
