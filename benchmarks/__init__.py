@@ -1,0 +1,1 @@
+"""What is measured by hand: costs, memory and speed, printed by command."""
