@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import toy_model
-from tl_tf import checkpoint, losses, optim, trainer
+from tests import contract, toy_model
+from tl_tf import checkpoint, flax_names, losses, npz, optim, trainer, transfer
+from tl_tf.layers import embedding
+from tl_tf.models import vit
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -136,3 +138,176 @@ def test_numbers_out_of_range_are_refused(tmp_path, name):
             classes=CLASSES,
             **numbers,
         )
+
+
+def vit_model(**options):
+    sizes = {
+        "image_px": (12, 20),
+        "patch_px": (3, 4),
+        "hidden_size": 6,
+        "num_heads": 2,
+        "mlp_size": 7,
+        "depth": 2,
+        "num_tokens": 3,
+    }
+    return vit.build_vit(options.pop("num_classes", 5), **sizes | options)
+
+
+def randomized(seed=1, **options):
+    model = vit_model(**options)
+    contract.randomize(model, seed)
+    return model
+
+
+def outcomes(rows):
+    return {row.name: row.outcome for row in rows}
+
+
+FUSER = {"insert_before_block": 0, "restore": "fuser"}
+VARIANTS = {
+    "token": {"head": "token", "representation_size": 9},
+    "v1.0": {"insert_before_block": 1, "tokenizer": "v1.0"},
+    "fuser": FUSER,
+    "december": FUSER | {"fuser_beta": "conv", "tokenizer": "v1.0"},
+    "text": FUSER | {"fuser_beta": "linear", "fuser_mixing": "joint"},
+    "unpool": {"insert_before_block": 0, "restore": "unpool"},
+    "reproject": {"insert_before_block": 0, "restore": "reproject"},
+    "pool": {"pool_before_blocks": [1], "pool_grids": [[2, 5]]},
+}
+
+
+@pytest.mark.parametrize(
+    "name, style",
+    [
+        *((name, "scenic") for name in VARIANTS),
+        ("token", "vision_transformer"),
+        ("token", "released"),
+        ("december", "released"),
+    ],
+)
+def test_npz_gives_back_every_bit(name, style, tmp_path):
+    saved, fresh = randomized(**VARIANTS[name]), vit_model(**VARIANTS[name])
+    checkpoint.save_npz(tmp_path / "x.npz", saved, style=style)
+    rows = checkpoint.load_npz(tmp_path / "x.npz", fresh)
+    assert set(outcomes(rows).values()) == {"loaded"}
+    for got, wanted in zip(fresh.variables, saved.variables, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("prefix", ["opt/target/", "target/", "params/"])
+def test_released_files_may_hold_more_than_parameters(prefix, tmp_path):
+    saved, fresh = randomized(), vit_model()
+    names = flax_names.variables(saved, "released")
+    arrays = {f"{prefix}{name}": value.numpy() for name, value in names.items()}
+    npz.write(tmp_path / "x.npz", arrays | {"opt/state/step": np.zeros(())})
+    checkpoint.load_npz(tmp_path / "x.npz", fresh)
+    for got, wanted in zip(fresh.variables, saved.variables, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_plain_vit_gets_a_token_learner(tmp_path):
+    checkpoint.save_npz(tmp_path / "x.npz", randomized())
+    model = vit_model(insert_before_block=1)
+    with pytest.raises(ValueError, match=r"x\.npz: 6 names .*TokenLearnerModuleV11_0"):
+        checkpoint.load_npz(tmp_path / "x.npz", model)
+    rows = checkpoint.warm_start(
+        model, path=tmp_path / "x.npz", allow_new=("*TokenLearner*",)
+    )
+    assert sorted(set(outcomes(rows).values())) == ["loaded", "new"]
+
+
+def save_run(model, model_dir):
+    """A run's checkpoint has an optimizer and more beside the model."""
+    optimizer = optim.build_optimizer(0.1, ema_decay=0.9)
+    optimizer.build(model.trainable_variables)
+    everything = tf.train.Checkpoint(
+        model=model, optimizer=optimizer, classes=tf.Variable("[]")
+    )
+    manager = tf.train.CheckpointManager(everything, str(model_dir), max_to_keep=2)
+    return manager.save(checkpoint_number=3)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_warm_starts_the_same_model(name, tmp_path):
+    saved, fresh = randomized(**VARIANTS[name]), vit_model(**VARIANTS[name])
+    path = save_run(saved, tmp_path)
+    rows = checkpoint.warm_start(fresh, path=path if name == "token" else tmp_path)
+    assert set(outcomes(rows).values()) == {"loaded"}
+    assert outcomes(rows).keys() == flax_names.variables(fresh).keys()
+    for got, wanted in zip(fresh.variables, saved.variables, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("kind", ["npz", "run"])
+def test_another_size_head_and_class_token(kind, tmp_path):
+    saved = randomized(image_px=12, patch_px=4, head="token", representation_size=9)
+    path = tmp_path
+    if kind == "npz":
+        path = tmp_path / "x.npz"
+        checkpoint.save_npz(path, saved, style="released")
+    else:
+        save_run(saved, tmp_path)
+    model = vit_model(image_px=(12, 20), patch_px=4, num_classes=4)
+    rows = outcomes(checkpoint.warm_start(model, path=path))
+    head = "head" if kind == "npz" else "output_projection"
+    assert {name: got for name, got in rows.items() if got != "loaded"} == {
+        transfer.POSITION: "resized",
+        f"{transfer.POSITION}[0]": "left out",
+        "cls": "left out",
+        "pre_logits/kernel": "left out",
+        "pre_logits/bias": "left out",
+        f"{head}/kernel": "replaced",
+        f"{head}/bias": "replaced",
+    }
+    wanted = embedding.resize_position_embedding(
+        saved.position.position_embedding.numpy(),
+        from_grid=(3, 3),
+        to_grid=(3, 5),
+        num_prefix=1,
+    )
+    got = model.position.position_embedding
+    np.testing.assert_array_equal(got, wanted[:, 1:])
+    kernel = model.blocks[1].attention.out.kernel
+    np.testing.assert_array_equal(kernel, saved.blocks[1].attention.out.kernel)
+    np.testing.assert_array_equal(model.classifier.kernel, np.zeros([6, 4]))
+
+
+def test_a_longer_run_does_not_fit_unless_allowed(tmp_path):
+    save_run(randomized(depth=3), tmp_path)
+    model = vit_model()
+    with pytest.raises(ValueError, match=r"ckpt-3: 16 names .*blocks/2/"):
+        checkpoint.warm_start(model, path=tmp_path)
+    rows = checkpoint.warm_start(model, path=tmp_path, allow_unused=("blocks/2/*",))
+    assert list(outcomes(rows).values()).count("unused") == 16
+
+
+def test_a_model_without_flax_names_warm_starts_by_its_keys(tmp_path):
+    trained, manager = make(tmp_path)
+    trained.train(tf.constant(1))
+    manager.save(checkpoint_number=1)
+    fresh, _ = make(tmp_path / "other")
+    rows = checkpoint.warm_start(fresh.model, path=tmp_path)
+    assert set(outcomes(rows).values()) == {"loaded"}
+    np.testing.assert_array_equal(fresh.model.kernel, trained.model.kernel)
+    with pytest.raises(ValueError, match="ToyModel has none. Known: ViT"):
+        checkpoint.save_npz(tmp_path / "x.npz", fresh.model)
+
+
+def test_warm_start_without_a_path_does_nothing():
+    assert checkpoint.warm_start(vit_model()) == []
+
+
+def test_warm_start_wants_a_checkpoint(tmp_path):
+    for path in (tmp_path, tmp_path / "missing", str(tmp_path / "ckpt-7")):
+        with pytest.raises(ValueError, match="there is no checkpoint. Set warm_start"):
+            checkpoint.warm_start(vit_model(), path=path)
+    with pytest.raises(ValueError, match="x.npz: wanted an .npz file of arrays"):
+        checkpoint.warm_start(vit_model(), path=tmp_path / "x.npz")
+
+
+def test_a_diverged_model_is_not_saved(tmp_path):
+    model = vit_model()
+    model.norm.gamma.assign(np.full([6], np.nan))
+    with pytest.raises(ValueError, match="Transformer/encoder_norm/scale holds values"):
+        checkpoint.save_npz(tmp_path / "x.npz", model)
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: _from_bfloat16(file[name]) for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: wanted an .npz file of arrays, which cannot be read ({error})."
             " Check the path, and that the download is complete."
