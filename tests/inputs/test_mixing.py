@@ -66,14 +66,27 @@ def test_a_cut_is_as_wide_as_the_image_allows():
     assert is_cut.sum() == 2 * 6  # half of 6, cut to an even number, by half of 12
 
 
+def test_xla_mixes_as_eager_does():
+    pixels, labels, _ = batch(B, T, 5, 7)
+    share, centre = tf.constant([0.3, 0.6, 0.9, 0.1]), tf.random.uniform([B, 2], seed=1)
+
+    def mix(share, centre):
+        cut = augment.cutmix(pixels, labels, share=share, centre=centre)
+        return *cut, *augment.mixup(pixels, labels, share=share)
+
+    compiled = tf.function(mix, jit_compile=True)(share, centre)
+    for one, other in zip(compiled, mix(share, centre), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "alphas", [(0.2, 0.0), (0.0, 1.0), (0.8, 1.0)], ids=["mixup", "cutmix", "either"]
 )
-def test_xla_gives_what_eager_does_with_static_shapes(alphas):
+def test_xla_compiles_it_to_static_shapes(alphas):
     pixels, labels, _ = batch(B, T, 5, 7)
 
     @tf.function(jit_compile=True)
-    def mix(pixels, labels, seed):
+    def mix(seed):
         mixup_alpha, cutmix_alpha = alphas
         return augment.mixup_cutmix(
             pixels,
@@ -83,15 +96,13 @@ def test_xla_gives_what_eager_does_with_static_shapes(alphas):
             cutmix_alpha=cutmix_alpha,
         )
 
-    arguments = pixels, labels, tf.constant([3, 4])
-    first = mix(*arguments)
-    for one, other in zip(first, mix.python_function(*arguments), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    seeds = [tf.constant(seed) for seed in ([3, 4], [3, 4], [3, 5])]
+    first, again, other = (mix(seed) for seed in seeds)
+    assert first[0].shape == pixels.shape and first[1].shape == labels.shape
     np.testing.assert_allclose(tf.reduce_sum(first[1], axis=1), 1.0, atol=1e-6)
-    hlo = mix.experimental_get_compiler_ir(*arguments)(stage="hlo", platform_name="CPU")
-    assert "<=" not in hlo
-    again, other = mix(*arguments), mix(*arguments[:2], tf.constant([3, 5]))
     assert np.array_equal(first[0], again[0]) and not np.array_equal(first[0], other[0])
+    ir = mix.experimental_get_compiler_ir(seeds[0])
+    assert "<=" not in ir(stage="hlo", platform_name="CPU")
 
 
 def test_one_of_the_two_is_drawn_for_each_batch():

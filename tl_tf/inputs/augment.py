@@ -133,6 +133,7 @@ def mixup_cutmix(
     """Mixes each example with its mirror in the batch, on the device, under XLA too.
 
     With both alphas set, one of the two is drawn for the batch, each half of the time.
+    A seed gives the same draws again, but others within XLA than without.
     Source: mixup (Zhang et al. 2017), Equation 1; CutMix (Yun et al. 2019), Equation 1.
     Differs: in official.vision.ops.augment.MixupAndCutmix draws are stateful, a cut is
       as wide as the image is high, and labels count what of a cut lies over the edge.
@@ -154,8 +155,7 @@ def mixup_cutmix(
             "mixup_cutmix: mixup_alpha and cutmix_alpha must be >= 0, not both 0, got"
             f" {mixup_alpha} and {cutmix_alpha}. Do not call it for neither."
         )
-    shape = [4, tf.shape(labels)[0]]
-    draws = tf.random.stateless_uniform(shape, seed, alg="philox")  # on every device
+    draws = tf.random.stateless_uniform([4, tf.shape(labels)[0]], seed)
     is_cutmix = draws[3, 0] < 0.5 if mixup_alpha else tf.constant(True)
     if not cutmix_alpha:
         return mixup(pixels, labels, share=_beta_quantile(draws[0], mixup_alpha))

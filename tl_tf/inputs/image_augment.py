@@ -6,12 +6,13 @@ stored one turned as its EXIF orientation says.
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
 ASPECT_RANGE = (3 / 4, 4 / 3)  # of a random window, width to height
 ERASED_AREA = (0.02, 1 / 3)  # of the image; Random Erasing, Section 3.2, as published
-ERASED_ASPECT = (0.3, 1 / 0.3)
+ERASED_LOG_ASPECT = (math.log(0.3), -math.log(0.3))
 PNG_SIZE_AT = 16  # byte at which a PNG file holds width and height
 
 
@@ -183,7 +184,7 @@ def random_erasing(pixels: tf.Tensor, *, share: float, seed: tf.Tensor) -> tf.Te
     def erase() -> tf.Tensor:
         height, width = pixels.shape[:2]
         area = _between(draws[1], ERASED_AREA) * float(height * width)
-        log_aspect = _between(draws[2], [float(x) for x in tf.math.log(ERASED_ASPECT)])
+        log_aspect = _between(draws[2], ERASED_LOG_ASPECT)
         half_side = tf.sqrt(area * tf.exp([log_aspect, -log_aspect])) / 2  # [2]
         centre = draws[3:] * [float(height), float(width)]  # [2]
         rows, columns = (
