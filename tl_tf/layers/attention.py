@@ -1,7 +1,7 @@
 """The pre-norm Transformer block of ViT, and the dropouts it shares with the models.
 
-Softmax runs in float32 whatever the precision policy says; Keras does so for the
-statistics of LayerNorm. All dropout is stateless: the caller hands a seed over.
+Softmax runs in float32 at least, and so do, in Keras, the statistics of LayerNorm.
+All dropout is stateless: the caller hands a seed over.
 """
 
 import tensorflow as tf
@@ -13,6 +13,11 @@ LAYER_NORM_EPSILON = 1e-6  # the authors' code (Flax default); Keras has 1e-3
 def gelu(x: tf.Tensor) -> tf.Tensor:
     """The tanh form, as Flax computes it."""
     return tf.nn.gelu(x, approximate=True)
+
+
+def at_least_float32(x: tf.Tensor) -> tf.Tensor:
+    """In what softmax and sigmoid run, whatever the precision policy says."""
+    return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
 
 def layer_norm(name: str) -> tf_keras.layers.Layer:
@@ -164,7 +169,7 @@ class Attention(tf_keras.layers.Layer):
         q, k, v = self.query(x), self.key(y), self.value(y)  # [B, L|M, A, D]
         q *= q.shape[-1] ** -0.5
         scores = tf.einsum("blad,bmad->balm", q, k)  # [B, A, L, M]
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32))  # sums to 1 over M
+        weights = tf.nn.softmax(at_least_float32(scores))  # sums to 1 over M
         weights = dropout(
             tf.cast(weights, v.dtype),
             self.dropout_rate,

@@ -28,7 +28,7 @@ def _sigmoid_pool(
     scores: tf.Tensor, x: tf.Tensor, *, pooling: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Pools x [B, H, W, C] by the sigmoid of scores [B, H, W, S]; maps are float32."""
-    maps = tf.nn.sigmoid(tf.cast(scores, tf.float32))  # [B, H, W, S]
+    maps = tf.nn.sigmoid(attention.at_least_float32(scores))  # [B, H, W, S]
     tokens = tf.einsum("bhws,bhwc->bsc", tf.cast(maps, x.dtype), x)  # [B, S, C]
     if pooling == "mean":
         tokens /= x.shape[1] * x.shape[2]
@@ -115,7 +115,7 @@ class TokenLearnerV11(tf_keras.layers.Layer):
         tf.debugging.assert_shapes([(x, ("B", "N", "C"))], message=self.name)
         scores = self.scores(self.hidden(self.norm(x)))  # [B, N, S]
         # Sums to 1 over N for every learned token.
-        maps = tf.nn.softmax(tf.cast(scores, tf.float32), axis=1)  # [B, N, S]
+        maps = tf.nn.softmax(attention.at_least_float32(scores), axis=1)  # [B, N, S]
         tokens = tf.einsum("bns,bnc->bsc", tf.cast(maps, x.dtype), x)  # [B, S, C]
         return tokens, maps
 
@@ -300,7 +300,7 @@ class TokenFuser(tf_keras.layers.Layer):
             scores = self.beta_norm(scores)
         if self.beta_form == "mlp":
             scores = self.beta_hidden(scores)
-        scores = tf.cast(self.beta(scores), tf.float32)  # [B, T, N, S]
+        scores = attention.at_least_float32(self.beta(scores))  # [B, T, N, S]
         return tf.cast(tf.nn.sigmoid(scores), x.dtype)
 
     def get_config(self) -> dict:
