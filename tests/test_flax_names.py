@@ -83,7 +83,7 @@ def test_modules_are_numbered_by_their_uses():
     "options",
     [
         {"head": "token", "representation_size": 9},
-        {"insert_before_block": 1},
+        {"stem_filters": [5], "stem_strides": [1], "insert_before_block": 1},
         {"insert_before_block": 0, "tokenizer": "v1.0"},
         {"insert_before_block": 1, "restore": "unpool"},
         {"insert_before_block": 0, "restore": "reproject"},
@@ -137,5 +137,9 @@ def test_a_1x1_convolution_is_stored_as_one():
 def test_unknown_styles_and_classes_are_refused():
     with pytest.raises(ValueError, match=r"style must be one of \('scenic'"):
         flax_names.variables(build(), "flax")
+    model = build()
+    model.extra = model.add_weight(name="extra", shape=(2,))
+    with pytest.raises(ValueError, match="ViT has variables without a name: extra:0"):
+        flax_names.variables(model)
     with pytest.raises(ValueError, match="Dense has none. Known: ViT, TokenLearner,"):
         flax_names.variables(tf_keras.layers.Dense(2))

@@ -290,10 +290,9 @@ def _read_checkpoint(path: str, names: dict[str, str]) -> dict[str, np.ndarray]:
 def _names_of(model: tf_keras.Model) -> dict[str, str]:
     """Checkpoint keys -> Flax names; models without Flax names keep their keys."""
     keys = _keys_of(model)
-    try:
-        flax = flax_names.variables(model)
-    except ValueError:
+    if not flax_names.has_names(model):
         return {key: key for key in keys}
+    flax = flax_names.variables(model)
     by_variable = {id(variable): name for name, variable in flax.items()}
     names = {key: by_variable[id(variable)] for key, variable in keys.items()}
     return {"class_token": transfer.CLASS_TOKEN, **names}

@@ -35,20 +35,30 @@ def variables(
       style: one of STYLES.
 
     Raises:
-      ValueError: the style is unknown, or the class has no names.
+      ValueError: the style is unknown, or the class or a variable has no name.
     """
     if style not in STYLES:
         raise ValueError(f"flax names: style must be one of {STYLES}, got {style!r}.")
-    if isinstance(target, vit.ViT):
-        names = _vit(target)
-    elif type(target) in _MODULES:
-        names = _MODULES[type(target)][1](target)
-    else:
+    if not has_names(target):
         known = ["ViT", *(layer.__name__ for layer in _MODULES)]
         raise ValueError(
             f"flax names: {type(target).__name__} has none. Known: {', '.join(known)}."
         )
+    is_vit = isinstance(target, vit.ViT)
+    names = _vit(target) if is_vit else _MODULES[type(target)][1](target)
+    named = {id(variable) for variable in names.values()}
+    nameless = [v.name for v in target.variables if id(v) not in named]
+    if nameless:
+        raise ValueError(
+            f"flax names: {type(target).__name__} has variables without a name:"
+            f" {', '.join(nameless[:3])}. Name them in tl_tf/flax_names.py."
+        )
     return {_styled(name, style): variable for name, variable in names.items()}
+
+
+def has_names(target: tf_keras.Model | tf_keras.layers.Layer) -> bool:
+    """Whether the authors' code, or this file, names the variables of such a class."""
+    return isinstance(target, vit.ViT) or type(target) in _MODULES
 
 
 def style_of(names: Iterable[str]) -> str:
@@ -77,7 +87,10 @@ def _styled(name: str, style: str) -> str:
 
 
 def _vit(model: vit.ViT) -> dict[str, tf.Variable]:
-    names = _under("embedding", _dense(model.embed.projection))
+    names = {}
+    if model.stem is not None:
+        names.update(_under("stem", _conv_stem(model.stem)))
+    names.update(_under("embedding", _dense(model.embed.projection)))
     if model.class_token is not None:
         names["cls"] = model.class_token
     names.update(_position(model.position))
@@ -98,6 +111,15 @@ def _vit(model: vit.ViT) -> dict[str, tf.Variable]:
     if model.pre_logits is not None:
         names.update(_under("pre_logits", _dense(model.pre_logits)))
     names.update(_under("output_projection", _dense(model.classifier)))
+    return names
+
+
+def _conv_stem(layer: embedding.ConvStem) -> dict[str, tf.Variable]:
+    """The authors have none; the names are ours."""
+    names = {}
+    for i, (conv, norm) in enumerate(zip(layer.convs, layer.norms, strict=True)):
+        names.update(_under(f"Conv_{i}", _dense(conv)))
+        names.update(_under(f"LayerNorm_{i}", _norm(norm)))
     return names
 
 
