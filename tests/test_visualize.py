@@ -43,6 +43,17 @@ def test_maps_may_be_fewer_than_frames_and_square_cells_are_not_needed():
     assert sheet.shape[2] == 3
 
 
+def test_the_maps_of_an_image_lie_beside_it():
+    image = np.full([1, H, W, 3], 40, np.uint8)
+    maps = np.zeros([1, 3, 5, S], np.float32)
+    maps[:, :, 0, 1] = 1.0  # token 1 looks at the left edge
+    sheet = visualize.token_map_sheet(image, maps, title="t").astype(int)
+    assert sheet.shape[1] > 2 * sheet.shape[0]
+    columns = np.array_split(sheet.sum(axis=-1)[40:-25], 1 + S, axis=1)
+    bright = [c[:, 20:50].mean() - c[:, 80:110].mean() for c in columns]
+    assert bright[2] == max(bright) > 100
+
+
 @pytest.mark.parametrize("count, shown", [(1, [0]), (3, [0, 1, 2]), (9, 8)])
 def test_frames_are_chosen_evenly(count, shown):
     found = visualize._evenly(count, 8)

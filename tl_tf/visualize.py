@@ -25,7 +25,7 @@ def frame_strip(frames: np.ndarray, *, title: str) -> np.ndarray:
     sheet, axes = _sheet(1, len(shown), frames.shape[1] / frames.shape[2], title)
     for axis, t in zip(axes[0], shown, strict=True):
         axis.imshow(frames[t])
-        axis.set_xlabel(f"frame {t}", fontsize=7)
+        axis.set_xlabel(f"frame {t}" if len(frames) > 1 else "", fontsize=7)
     return _pixels(sheet)
 
 
@@ -34,8 +34,8 @@ def token_map_sheet(
 ) -> np.ndarray:
     """Where each learned token looks, over the frames (Fig. 10).
 
-    The first row holds the frames, each further row one token's maps over them.  A
-    token's row has one scale, from its smallest to its largest weight: a bright cell is
+    The first row holds the frames, each further row one token's maps over them; of a
+    single image, the first column and the further ones.  A token's maps have one scale, from its smallest to its largest weight: a bright cell is
     one that the token pools most of all, anywhere in the clip.
 
     Args:
@@ -51,8 +51,14 @@ def token_map_sheet(
     shown = _evenly(len(maps), MAX_FRAMES)
     tokens = range(min(maps.shape[-1], MAX_TOKENS))
     height, width = frames.shape[1:3]
-    sheet, axes = _sheet(1 + len(tokens), len(shown), height / width, title)
-    axes[0][0].set_ylabel("frames", fontsize=7)
+    is_image = len(maps) == 1
+    if is_image:
+        sheet, axes = _sheet(1, 1 + len(tokens), height / width, title)
+        axes = axes.T
+        axes[0][0].set_xlabel("image", fontsize=7)
+    else:
+        sheet, axes = _sheet(1 + len(tokens), len(shown), height / width, title)
+        axes[0][0].set_ylabel("frames", fontsize=7)
     for column, t in enumerate(shown):
         frame = frames[t * len(frames) // len(maps)]
         axes[0][column].imshow(frame)
@@ -69,10 +75,12 @@ def token_map_sheet(
                 extent=(-0.5, width - 0.5, height - 0.5, -0.5),
                 interpolation="bilinear",
             )
-            if column == 0:
-                name = names[token] if names else f"token {token}"
+            name = names[token] if names else f"token {token}"
+            if is_image:
+                axis.set_xlabel(name, fontsize=7)
+            elif column == 0:
                 axis.set_ylabel(name, fontsize=7)
-            if token == tokens[-1]:
+            if token == tokens[-1] and not is_image:
                 axis.set_xlabel(f"frame {t * len(frames) // len(maps)}", fontsize=7)
     return _pixels(sheet)
 
