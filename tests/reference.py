@@ -116,3 +116,29 @@ def batch_norm(x, gamma, beta, mean, variance, epsilon=1e-5):
 
 def relu(x):
     return np.maximum(x, 0)
+
+
+def dense(x, kernel, bias):
+    return np.asarray(x, np.float64) @ kernel + bias
+
+
+def attend(x, y, query, key, value, out):
+    """Multi-head attention; each projection a (kernel, bias), one head at a time."""
+    b, length, c = x.shape
+    heads, size = query[1].shape
+    result = np.zeros([b, length, c])
+    for clip in range(b):
+        for head in range(heads):
+            q, k, v = (
+                dense(z[clip], kernel[:, head], bias[head])
+                for z, (kernel, bias) in zip(
+                    (x, y, y), (query, key, value), strict=True
+                )
+            )
+            weights = softmax(q @ k.T / np.sqrt(size), axis=-1)  # [L, M]
+            result[clip] += (weights @ v) @ out[0][head]
+    return result + out[1]
+
+
+def mlp(x, hidden, out):
+    return dense(gelu(dense(x, *hidden)), *out)
