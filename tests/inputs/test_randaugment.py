@@ -21,10 +21,12 @@ def test_operations_are_model_gardens():
 @pytest.mark.parametrize("name", randaugment.OPERATIONS)
 @pytest.mark.parametrize("sign_draw", [0.1, 0.9])
 def test_an_operation_is_model_gardens(name, sign_draw, monkeypatch):
-    """Its draws replaced by ours: first the sign or, of a cut, the centre."""
+    """Its draws replaced by ours, its pixels scaled from an image of 224."""
     draws = [0.0, sign_draw, 0.3, 0.6]
     sizes = iter([int(0.3 * H), int(0.6 * W)])
     is_positive = sign_draw >= 0.5
+    cutout_px = 40 * H / 224
+    translate_px = 100 * (W if name.endswith("X") else H) / 224
     with monkeypatch.context() as patch:
         patch.setattr(
             garden.tf.random,
@@ -32,7 +34,7 @@ def test_an_operation_is_model_gardens(name, sign_draw, monkeypatch):
             lambda *_, **__: next(sizes) if name == "Cutout" else float(is_positive),
         )
         function, _, args = garden._parse_policy_info(
-            name, 1.0, 9.0, [128] * 3, 40.0, 100.0
+            name, 1.0, 9.0, [128] * 3, cutout_px, translate_px
         )
         assert "bboxes" in inspect.signature(function).parameters
         want, _ = function(image(), None, *args)

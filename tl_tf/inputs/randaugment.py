@@ -5,7 +5,6 @@ other images than an unbroken one; the operations themselves are taken as they a
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -16,7 +15,7 @@ OPERATIONS = (  # those of Model Garden's RandAugment, in its order; one more is
 )
 MAX_MAGNITUDE = 10.0
 ROTATE_DEGREES, SHEAR = 30.0, 0.3  # at most, either way
-TRANSLATE_PX, CUTOUT_PX = 100.0, 40.0  # at most, as in Model Garden: for 224 px
+TRANSLATE, CUTOUT = 100 / 224, 40 / 224  # at most, as shares of the image's side
 GREY = [128] * 3  # fills what is empty
 
 
@@ -26,6 +25,8 @@ def randaugment(
     """Applies `layers` operations, each drawn from 16 and none at all.
 
     Source: RandAugment (Cubuk et al. 2019), as official.vision.ops.augment.RandAugment.
+    Differs: translations and cuts are shares of the image; there they are pixels, right
+      for 224, which would empty an image of 32.
     Args:
       pixels: uint8 [H, W, 3], of static shape.
       layers: N of the paper, at least 1.
@@ -55,7 +56,7 @@ def apply(
 
     Args:
       name: of the operation.
-      pixels: uint8 [H, W, 3].
+      pixels: uint8 [H, W, 3], of static shape.
       magnitude: 0..10.
       draws: float32 [4] in 0..1; the second gives a sign, the others a place, where the
         operation has them.
@@ -63,23 +64,23 @@ def apply(
     from official.vision.ops import augment  # half a second, for those who use it
 
     function = augment.NAME_TO_FUNC[name]
+    height, width = pixels.shape[:2]
     share = magnitude / MAX_MAGNITUDE
     sign = tf.where(draws[1] < 0.5, -1.0, 1.0)
-    signed: dict[str, Any] = {
+    signed = {
         "Rotate": ROTATE_DEGREES,
         "ShearX": SHEAR,
         "ShearY": SHEAR,
-        "TranslateX": TRANSLATE_PX,
-        "TranslateY": TRANSLATE_PX,
+        "TranslateX": TRANSLATE * width,
+        "TranslateY": TRANSLATE * height,
     }
     if name in signed:
         return function(pixels, sign * share * signed[name], GREY)
     if name == "Cutout":
-        size = tf.cast(tf.shape(pixels)[:2], tf.float32)
-        y, x = tf.unstack(tf.cast(draws[2:] * size, tf.int32))
-        half = int(share * CUTOUT_PX)
+        y, x = tf.unstack(tf.cast(draws[2:] * [height, width], tf.int32))
+        half = int(share * CUTOUT * min(height, width))
         return augment._fill_rectangle(pixels, x, y, half, half, GREY)
-    level_to_args = augment.level_to_arg(CUTOUT_PX, TRANSLATE_PX)
+    level_to_args = augment.level_to_arg(cutout_const=0.0, translate_const=0.0)
     return function(pixels, *level_to_args[name](magnitude))
 
 
