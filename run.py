@@ -15,7 +15,7 @@ from absl import app, flags
 
 from tl_tf import config, startup
 
-MODES = ("train", "eval", "train_and_eval", "fewshot", "inspect")
+MODES = ("train", "eval", "train_and_eval", "fewshot", "save_npz", "inspect")
 
 _MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
 _GIN_FILE = flags.DEFINE_multi_string(

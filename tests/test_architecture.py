@@ -17,7 +17,8 @@ LEVELS = {
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
     + ["flax_names", "visualize", "cost", "memory"],
     4: ["checkpoint", "report"],
-    5: ["experiment"],
+    5: ["session"],
+    6: ["experiment"],
 }
 DATA_ORDER = ["manifest", "frames", "isolated", "shards", "summary"]
 FILES = sorted([*ROOT.glob("tl_tf/**/*.py"), *ROOT.glob("data/*.py")])

@@ -6,16 +6,16 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from tl_tf import config, experiment
+from tl_tf import config, experiment, session
 
 
 def spec_of(data_dir, phase: str) -> dict[str, tf.TensorSpec]:
     """What a recipe's input looks like."""
     one_device = tf.distribute.OneDeviceStrategy("/cpu:0")
-    session = experiment.Session("train", data_dir, data_dir, one_device)
+    one = session.Session("train", data_dir, data_dir, one_device)
     is_training = phase == "train"
     batch = {"batch_size": 2} if is_training else {}  # from train.batch_size
-    data = experiment.open_split(session, is_training=is_training, **batch)
+    data = session.open_split(one, is_training=is_training, **batch)
     return data.batches.element_spec
 
 

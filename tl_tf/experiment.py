@@ -1,9 +1,7 @@
 """The composition root: the only place where data, model and loops meet."""
 
-import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gin
@@ -14,7 +12,6 @@ import tf_keras
 
 from tl_tf import (
     checkpoint,
-    config,
     cost,
     evaluator,
     fewshot,
@@ -23,77 +20,12 @@ from tl_tf import (
     report,
     runtime,
     trainer,
-    transfer,
 )
+from tl_tf import session as sessions
 from tl_tf.inputs import augment, split
-
-# Configurables that a mode does not call, so that a recipe's bindings of them may rest.
-_TRAIN_DATA = {"train/clip_dataset", "train/image_dataset"}
-_EVAL_DATA = {"eval/clip_dataset", "eval/image_dataset"}
-_NOT_CALLED = {
-    "train": {"evaluate", "build_evaluator", "evaluate_fewshot", "inspect"}
-    | _EVAL_DATA,
-    "train_and_eval": {"evaluate", "evaluate_fewshot", "inspect"},
-    "eval": {"train", "build_schedule", "evaluate_fewshot", "inspect"} | _TRAIN_DATA,
-    "fewshot": {"train", "build_schedule", "build_loss", "evaluate", "inspect"}
-    | {"build_evaluator", *_TRAIN_DATA, *_EVAL_DATA},
-}
 
 # Of few-shot classification, as in the authors' code.
 L2_REGS = (2.0**-6, 2.0**-2, 2.0**2, 2.0**6, 2.0**9, 2.0**10)
-# A schedule, as in training: a bare number would be one more variable to restore.
-_NEVER_USED = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """What every mode needs to know.
-
-    Attributes:
-      mode: "train", "eval", "train_and_eval" or "fewshot".
-      model_dir: checkpoints, logs and results.
-      data_dir: a folder per data set.
-      strategy: of the devices.
-    """
-
-    mode: str
-    model_dir: Path
-    data_dir: Path
-    strategy: tf.distribute.Strategy
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process writes the files; each host saves its own place."""
-        return runtime.host_index(self.strategy) == 0
-
-    @property
-    def checkpoint_dir(self) -> Path:
-        """Each host keeps its own place in its own data."""
-        host = runtime.host_index(self.strategy)
-        return self.model_dir / f"host-{host:05d}" if host else self.model_dir
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether the run has been here before."""
-        return tf.train.latest_checkpoint(str(self.checkpoint_dir)) is not None
-
-    def check_config(self) -> None:
-        """Refuses bindings that nothing has used, then writes the configuration.
-
-        Raises:
-          ValueError: naming them.
-        """
-        resting = _NOT_CALLED[self.mode]
-        if self.has_checkpoint:
-            resting = resting | {"warm_start"}
-        names = config.unused(lambda name: name not in resting)
-        if names:
-            raise ValueError(
-                f"bindings that nothing uses: {', '.join(names)}. Remove them from the"
-                " recipe, or bind what this recipe calls."
-            )
-        if self.is_chief:
-            config.write(self.model_dir)
 
 
 def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
@@ -107,12 +39,14 @@ def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
         report.say(cost.table(counted))
         return
     strategy = runtime.configure_runtime(tpu)
-    session = Session(mode, model_dir, data_dir, strategy)
+    session = sessions.Session(mode, model_dir, data_dir, strategy)
     build_missing_data(data_dir)
     if mode == "eval":
         evaluate(session)
     elif mode == "fewshot":
         evaluate_fewshot(session)
+    elif mode == "save_npz":
+        save_npz(session)
     else:
         train(session)
 
@@ -134,34 +68,8 @@ def build_missing_data(data_dir: Path, *, dataset: str | None = None) -> None:
 
 
 @gin.configurable
-def open_split(
-    session: Session,
-    *,
-    is_training: bool,
-    build_input: Callable[..., split.Split] = gin.REQUIRED,
-    **arguments,
-) -> split.Split:
-    """Opens this host's part of a split, bound under the scope train/ or eval/.
-
-    Args:
-      session: mode, folders and devices.
-      is_training: tells the scopes apart.
-      build_input: as @clip_dataset or @image_dataset.
-      **arguments: of build_input, before what is bound.
-    """
-    with gin.config_scope("train" if is_training else "eval"):
-        return build_input(
-            session.data_dir,
-            is_training=is_training,
-            num_hosts=runtime.num_hosts(session.strategy),
-            host=runtime.host_index(session.strategy),
-            **{"seed": 0, **arguments},  # evaluation draws nothing
-        )
-
-
-@gin.configurable
 def train(
-    session: Session,
+    session: sessions.Session,
     *,
     build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
     batch_size: int = gin.REQUIRED,
@@ -216,7 +124,7 @@ def train(
             f"train.batch_size={batch_size} does not divide into"
             f" {strategy.num_replicas_in_sync} replicas."
         )
-    data = open_split(
+    data = sessions.open_split(
         session, is_training=True, batch_size=batch_size // hosts, seed=seed
     )
     rate = optim.rate_of_batch(
@@ -225,11 +133,13 @@ def train(
         batch_size=batch_size,
     )
     schedule = optim.build_schedule(rate, total_steps)
-    model, optimizer = _build(session, build_model, schedule, len(data.classes), seed)
+    model, optimizer = sessions.build(
+        session, build_model, schedule, len(data.classes), seed
+    )
     if jit_compile:
         _check_compilable(model, strategy)
     if not session.has_checkpoint:
-        _warm_start(model)
+        sessions.warm_start(model)
     iterator = iter(data.batches)
     loss = losses.build_loss()
     loop = trainer.Trainer(
@@ -251,12 +161,16 @@ def train(
     evaluation = None
     if session.mode == "train_and_eval":
         evaluation = build_evaluator(
-            session, open_split(session, is_training=False), model, optimizer, loss=loss
+            session,
+            sessions.open_split(session, is_training=False),
+            model,
+            optimizer,
+            loss=loss,
         )
     session.check_config()
-    _say_data(data, session)
+    sessions.say_data(data, session)
     step = optimizer.iterations
-    with _orbit_lines(session):
+    with sessions.orbit_lines(session):
         controller = orbit.Controller(
             global_step=step,
             trainer=loop,
@@ -274,7 +188,7 @@ def train(
                 every_steps=checkpoint_every_steps,
                 keep=keep_checkpoints,
             ),
-            summary_dir=_summary_dir(session),
+            summary_dir=sessions.summary_dir(session),
         )
         if step.numpy():
             report.say(f"train  going on from checkpoint ckpt-{step.numpy()}")
@@ -291,7 +205,9 @@ def train(
 
 @gin.configurable
 def evaluate(
-    session: Session, *, build_model: Callable[..., tf_keras.Model] = gin.REQUIRED
+    session: sessions.Session,
+    *,
+    build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
 ) -> None:
     """Evaluates the newest checkpoint in the model folder, or a warm start.
 
@@ -302,30 +218,32 @@ def evaluate(
     Raises:
       ValueError: for a missing, incomplete or different checkpoint, or broken data.
     """
-    data = open_split(session, is_training=False)
-    model, optimizer = _build(session, build_model, _NEVER_USED, len(data.classes))
+    data = sessions.open_split(session, is_training=False)
+    model, optimizer = sessions.build(
+        session, build_model, sessions.NEVER_USED, len(data.classes)
+    )
     evaluation = build_evaluator(
         session, data, model, optimizer, loss=losses.build_loss()
     )
-    if not session.has_checkpoint and _warm_start(model, is_complete=True):
+    if not session.has_checkpoint and sessions.warm_start(model, is_complete=True):
         session.check_config()
     else:
         session.check_config()
         checkpoint.restore_for_evaluation(
             session.model_dir, model=model, optimizer=optimizer, classes=data.classes
         )
-    with _orbit_lines(session):
+    with sessions.orbit_lines(session):
         orbit.Controller(
             global_step=optimizer.iterations,
             evaluator=evaluation,
             strategy=session.strategy,
-            eval_summary_dir=_summary_dir(session),
+            eval_summary_dir=sessions.summary_dir(session),
         ).evaluate()
 
 
 @gin.configurable
 def build_evaluator(
-    session: Session,
+    session: sessions.Session,
     data: split.Split,
     model: tf_keras.Model,
     optimizer: tf_keras.optimizers.Optimizer,
@@ -351,7 +269,7 @@ def build_evaluator(
     Raises:
       ValueError: for another metric or merge, or a batch that does not divide.
     """
-    _check_eval_batch(data, session)
+    sessions.check_eval_batch(data, session)
     views = {"views": data.num_views, "merge": merge}
     writer = report.ResultWriter(session.model_dir, data, views)
 
@@ -381,7 +299,7 @@ def build_evaluator(
 
 @gin.configurable
 def evaluate_fewshot(
-    session: Session,
+    session: sessions.Session,
     *,
     build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
     datasets: Sequence[tuple[str, str, str]] = gin.REQUIRED,
@@ -408,13 +326,11 @@ def evaluate_fewshot(
         images than shots.
     """
     # A warm start brings features; the classifier is not asked.
-    model, optimizer = _build(session, build_model, _NEVER_USED, num_classes=1)
-    if session.has_checkpoint or not _warm_start(model):
-        classes = checkpoint.read_classes(session.model_dir)
-        model, optimizer = _build(session, build_model, _NEVER_USED, len(classes))
-        checkpoint.restore_for_evaluation(
-            session.model_dir, model=model, optimizer=optimizer, classes=classes
-        )
+    model, optimizer = sessions.build(
+        session, build_model, sessions.NEVER_USED, num_classes=1
+    )
+    if session.has_checkpoint or not sessions.warm_start(model):
+        model, optimizer = sessions.restore_any(session, build_model)
     forward = evaluator.ForwardPass(
         model,
         session.strategy,
@@ -424,8 +340,8 @@ def evaluate_fewshot(
     )
 
     def features(name: str, part: str) -> tuple[np.ndarray, np.ndarray, int]:
-        data = open_split(session, is_training=False, dataset=name, split=part)
-        _check_eval_batch(data, session)
+        data = sessions.open_split(session, is_training=False, dataset=name, split=part)
+        sessions.check_eval_batch(data, session)
         with optim.averaged_weights(optimizer, model):
             rows = forward.run(data)
         order = np.argsort(rows["index"])
@@ -458,6 +374,33 @@ def evaluate_fewshot(
 
 
 @gin.configurable
+def save_npz(
+    session: sessions.Session,
+    *,
+    build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
+    style: str = "scenic",
+) -> None:
+    """Writes the newest checkpoint's weights under the authors' names.
+
+    Averaged weights, if the optimizer averages them, as in evaluation.
+
+    Args:
+      session: mode, folders and devices.
+      build_model: the one that was trained.
+      style: of the names: "scenic", "vision_transformer" or "released".
+
+    Raises:
+      ValueError: for a missing checkpoint, or another style.
+    """
+    model, optimizer = sessions.restore_any(session, build_model)
+    session.check_config()
+    path = session.model_dir / f"weights-{int(optimizer.iterations.numpy())}.npz"
+    with optim.averaged_weights(optimizer, model):
+        checkpoint.save_npz(path, model, style=style)
+    report.say(f"weights  {len(model.variables)} variables  -> {path}")
+
+
+@gin.configurable
 def inspect(
     *,
     build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
@@ -473,22 +416,6 @@ def inspect(
     """
     model = build_model(num_classes)
     return model, cost.count(model, (1, *input_shape))
-
-
-def _build(
-    session: Session,
-    build_model: Callable[..., tf_keras.Model],
-    learning_rate,
-    num_classes: int,
-    seed: int = 0,
-) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer]:
-    """Model and optimizer with all their variables, in the strategy's scope."""
-    tf_keras.utils.set_random_seed(seed)  # of the initial weights; nothing else draws
-    with session.strategy.scope():
-        model = build_model(num_classes)
-        optimizer = optim.build_optimizer(learning_rate)
-        optimizer.build(model.trainable_variables)
-    return model, optimizer
 
 
 def _milestones(step: int, total_steps: int, every: int | None) -> list[int]:
@@ -516,64 +443,9 @@ def _check_compilable(model: tf_keras.Model, strategy: tf.distribute.Strategy) -
         )
 
 
-def _warm_start(model: tf_keras.Model, *, is_complete: bool = False) -> bool:
-    """Reads foreign weights if the recipe names some.  -> whether it does.
-
-    Raises:
-      ValueError: when `is_complete` is asked for and a variable keeps its first value.
-    """
-    rows = checkpoint.warm_start(model)
-    if not rows:
-        return False
-    report.say(transfer.format_rows(rows))
-    kept = [row.name for row in rows if row.outcome in ("replaced", "new")]
-    if is_complete and kept:
-        raise ValueError(
-            f"warm_start.path leaves {len(kept)} variables at their first values, as"
-            f" {', '.join(kept[:3])}: nothing to evaluate. Train first, or name weights"
-            " of this model and these classes."
-        )
-    return True
-
-
 def _build_mix(mixup_alpha: float, cutmix_alpha: float) -> Callable | None:
     if not mixup_alpha and not cutmix_alpha:
         return None
     return functools.partial(
         augment.mixup_cutmix, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha
     )
-
-
-def _check_eval_batch(data: split.Split, session: Session) -> None:
-    batch_size = data.batches.element_spec["labels"].shape[0]
-    replicas = runtime.host_replicas(session.strategy)
-    if batch_size % replicas:
-        raise ValueError(
-            f"the evaluation's batch_size={batch_size} does not divide into this host's"
-            f" {replicas} replicas. Set eval/clip_dataset.batch_size, or"
-            " eval/image_dataset.batch_size."
-        )
-
-
-def _summary_dir(session: Session) -> str | None:
-    return str(session.model_dir / "tensorboard") if session.is_chief else None
-
-
-@contextlib.contextmanager
-def _orbit_lines(session: Session) -> Iterator[None]:
-    """Orbit prints its own account of the loop; it goes to a file."""
-    session.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    with open(session.checkpoint_dir / "orbit.log", "a", encoding="utf-8") as log:
-        with contextlib.redirect_stdout(log):
-            yield
-
-
-def _say_data(data: split.Split, session: Session) -> None:
-    facts = f", {data.facts}" if data.facts else ""
-    report.say(
-        f"data   {data.dataset}/{data.split}: {data.num_examples} {data.noun}"
-        f" (coverage {data.coverage['share']:.1%}), {len(data.classes)} classes{facts}"
-    )
-    replicas = session.strategy.num_replicas_in_sync
-    kind = type(session.strategy).__name__
-    report.say(f"device {replicas} replicas under {kind}; run in {session.model_dir}")

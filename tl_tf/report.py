@@ -206,7 +206,8 @@ def write_fewshot(
     _write_atomically(path, lambda f: f.write(text.encode()))
     width = max(len(name) for name in (*rows, "data set"))
     say(f"{'data set':{width}}" + "".join(f"  {n:3d} shots" for n in shots))
-    for name, values in {**rows, "mean": result["mean"]}.items():
+    means = {"mean": result["mean"]} if len(rows) > 1 else {}
+    for name, values in {**rows, **means}.items():
         say(f"{name:{width}}" + "".join(f"  {v:9.4f}" for v in values))
     say(f"{'l2':{width}}" + "".join(f"  {v:9.4g}" for v in best) + f"  -> {path}")
     writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))

@@ -35,8 +35,9 @@ def token_map_sheet(
     """Where each learned token looks, over the frames (Fig. 10).
 
     The first row holds the frames, each further row one token's maps over them; of a
-    single image, the first column and the further ones.  A token's maps have one scale, from its smallest to its largest weight: a bright cell is
-    one that the token pools most of all, anywhere in the clip.
+    single image, the first column and the further ones.  A token's maps have one scale,
+    from its smallest to its largest weight: a bright cell is one that the token pools
+    most of all, anywhere in the clip.
 
     Args:
       frames: uint8 [T, H, W, 3].

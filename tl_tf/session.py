@@ -1,0 +1,201 @@
+"""What every mode needs: folders and devices, data, a model with its weights."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from tl_tf import checkpoint, config, optim, report, runtime, transfer
+from tl_tf.inputs import split
+
+# A schedule, as in training: a bare number would be one more variable to restore.
+NEVER_USED = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
+
+# Configurables that only some modes call: bindings of them may rest in the others.
+_TRAINING, _SCORING = ("train", "train_and_eval"), ("eval", "train_and_eval")
+_CALLED_IN = {
+    "train": _TRAINING,
+    "build_schedule": _TRAINING,
+    "train/clip_dataset": _TRAINING,
+    "train/image_dataset": _TRAINING,
+    "evaluate": ("eval",),
+    "build_evaluator": _SCORING,
+    "eval/clip_dataset": _SCORING,
+    "eval/image_dataset": _SCORING,
+    "build_loss": (*_TRAINING, "eval"),
+    "clip_dataset": (*_TRAINING, "eval"),
+    "image_dataset": (*_TRAINING, "eval"),
+    "open_split": (*_TRAINING, "eval", "fewshot"),
+    "evaluate_fewshot": ("fewshot",),
+    "save_npz": ("save_npz",),
+    "inspect": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What every mode needs to know.
+
+    Attributes:
+      mode: of run.py.
+      model_dir: checkpoints, logs and results.
+      data_dir: a folder per data set.
+      strategy: of the devices.
+    """
+
+    mode: str
+    model_dir: Path
+    data_dir: Path
+    strategy: tf.distribute.Strategy
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes the files; each host saves its own place."""
+        return runtime.host_index(self.strategy) == 0
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Each host keeps its own place in its own data."""
+        host = runtime.host_index(self.strategy)
+        return self.model_dir / f"host-{host:05d}" if host else self.model_dir
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run has been here before."""
+        return tf.train.latest_checkpoint(str(self.checkpoint_dir)) is not None
+
+    def check_config(self) -> None:
+        """Refuses bindings that nothing has used, then writes the configuration.
+
+        Raises:
+          ValueError: naming them.
+        """
+        called_in = dict(_CALLED_IN)
+        if self.has_checkpoint:
+            called_in["warm_start"] = ()
+        names = config.unused(
+            lambda name: self.mode in called_in.get(name, (self.mode,))
+        )
+        if names:
+            raise ValueError(
+                f"bindings that nothing uses: {', '.join(names)}. Remove them from the"
+                " recipe, or bind what this recipe calls."
+            )
+        if self.is_chief:
+            config.write(self.model_dir)
+
+
+@gin.configurable
+def open_split(
+    session: Session,
+    *,
+    is_training: bool,
+    build_input: Callable[..., split.Split] = gin.REQUIRED,
+    **arguments,
+) -> split.Split:
+    """Opens this host's part of a split, bound under the scope train/ or eval/.
+
+    Args:
+      session: mode, folders and devices.
+      is_training: tells the scopes apart.
+      build_input: as @clip_dataset or @image_dataset.
+      **arguments: of build_input, before what is bound.
+    """
+    with gin.config_scope("train" if is_training else "eval"):
+        return build_input(
+            session.data_dir,
+            is_training=is_training,
+            num_hosts=runtime.num_hosts(session.strategy),
+            host=runtime.host_index(session.strategy),
+            **{"seed": 0, **arguments},  # evaluation draws nothing
+        )
+
+
+def build(
+    session: Session,
+    build_model: Callable[..., tf_keras.Model],
+    learning_rate,
+    num_classes: int,
+    seed: int = 0,
+) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer]:
+    """Model and optimizer with all their variables, in the strategy's scope."""
+    tf_keras.utils.set_random_seed(seed)  # of the initial weights; nothing else draws
+    with session.strategy.scope():
+        model = build_model(num_classes)
+        optimizer = optim.build_optimizer(learning_rate)
+        optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def restore_any(
+    session: Session, build_model: Callable[..., tf_keras.Model]
+) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer]:
+    """The newest checkpoint's model, of whatever classes it was trained on."""
+    classes = checkpoint.read_classes(session.model_dir)
+    model, optimizer = build(session, build_model, NEVER_USED, len(classes))
+    checkpoint.restore_for_evaluation(
+        session.model_dir, model=model, optimizer=optimizer, classes=classes
+    )
+    return model, optimizer
+
+
+def warm_start(model: tf_keras.Model, *, is_complete: bool = False) -> bool:
+    """Reads foreign weights if the recipe names some.  -> whether it does.
+
+    Raises:
+      ValueError: when `is_complete` is asked for and a variable keeps its first value.
+    """
+    rows = checkpoint.warm_start(model)
+    if not rows:
+        return False
+    report.say(transfer.format_rows(rows))
+    kept = [row.name for row in rows if row.outcome in ("replaced", "new")]
+    if is_complete and kept:
+        raise ValueError(
+            f"warm_start.path leaves {len(kept)} variables at their first values, as"
+            f" {', '.join(kept[:3])}: nothing to evaluate. Train first, or name weights"
+            " of this model and these classes."
+        )
+    return True
+
+
+def check_eval_batch(data: split.Split, session: Session) -> None:
+    """Raises a ValueError unless a batch divides into this host's replicas."""
+    batch_size = data.batches.element_spec["labels"].shape[0]
+    replicas = runtime.host_replicas(session.strategy)
+    if batch_size % replicas:
+        raise ValueError(
+            f"the evaluation's batch_size={batch_size} does not divide into this host's"
+            f" {replicas} replicas. Set eval/clip_dataset.batch_size, or"
+            " eval/image_dataset.batch_size."
+        )
+
+
+def summary_dir(session: Session) -> str | None:
+    """Where the first host writes for TensorBoard."""
+    return str(session.model_dir / "tensorboard") if session.is_chief else None
+
+
+@contextlib.contextmanager
+def orbit_lines(session: Session) -> Iterator[None]:
+    """Orbit prints its own account of the loop; it goes to a file."""
+    session.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    with open(session.checkpoint_dir / "orbit.log", "a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(log):
+            yield
+
+
+def say_data(data: split.Split, session: Session) -> None:
+    """Prints what is trained on, and where."""
+    facts = f", {data.facts}" if data.facts else ""
+    report.say(
+        f"data   {data.dataset}/{data.split}: {data.num_examples} {data.noun}"
+        f" (coverage {data.coverage['share']:.1%}), {len(data.classes)} classes{facts}"
+    )
+    replicas = session.strategy.num_replicas_in_sync
+    kind = type(session.strategy).__name__
+    report.say(f"device {replicas} replicas under {kind}; run in {session.model_dir}")
