@@ -14,11 +14,7 @@ startup.quiet_tensorflow()
 
 import gin  # noqa: E402
 
-from tl_tf import (  # noqa: E402
-    config,
-    cost,
-    experiment,  # noqa: F401  registers what recipes bind
-)
+from tl_tf import config, cost  # noqa: E402
 from tl_tf.models import vit  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +30,7 @@ class Published:
 
     Attributes:
       row: in docs/RESULTS.md.
-      name: of the recipe, gin/imagenet_ft<pixels>_vit_<name>.gin.
+      name: of the model file, gin/models/vit_<name>.gin, and of the recipe.
       pixels: H and W of its images.
       tables: of the paper.
       gflops: as printed, of each table; "–" where none is.
@@ -51,8 +47,13 @@ class Published:
     accuracy: str
 
     @property
-    def recipe(self) -> str:
+    def model_file(self) -> str:
         """Path from the repository's root."""
+        return f"gin/models/vit_{self.name}.gin"
+
+    @property
+    def recipe(self) -> str:
+        """Path from the repository's root; it includes the model file."""
         return f"gin/imagenet_ft{self.pixels}_vit_{self.name}.gin"
 
 
@@ -100,9 +101,9 @@ PUBLISHED = (
 
 
 def count(published: Published) -> cost.Row:
-    """Counts the model that a recipe binds."""
+    """Counts the model of a recipe."""
     gin.clear_config()
-    config.load([published.recipe], ["INIT_FROM = None"])  # no weights are needed
+    config.load([published.model_file], [f"IMAGE_PX = {published.pixels}"])
     model = vit.build_vit(NUM_CLASSES)
     return cost.count(model, [1, published.pixels, published.pixels, 3]).total
 
