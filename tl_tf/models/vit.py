@@ -270,7 +270,6 @@ def build_vit(
         for size, default in zip(given, VARIANTS[variant], strict=True)
     )
     image_size, patch_size = _pair(image_px), _pair(patch_px)
-    grid = tuple(i // p for i, p in zip(image_size, patch_size, strict=True))
     for name, value in (
         ("num_classes", num_classes),
         ("depth", depth),
@@ -284,6 +283,7 @@ def build_vit(
         ),
     ):
         _check(value >= 1, name, ">= 1", value)
+    grid = tuple(i // p for i, p in zip(image_size, patch_size, strict=True))
     _check(min(grid) >= 1, "patch_px", f"at most image_px={image_px}", patch_px)
     _check(extra_blocks >= 0, "extra_blocks", ">= 0", extra_blocks)
     _check(
@@ -417,7 +417,9 @@ def _check_pools(blocks, grids, *, grid: tuple[int, int], depth: int) -> None:
     _check(len(grids) == len(blocks), "pool_grids", f"{len(blocks)} grids", grids)
     for smaller in grids:
         _check(
-            len(smaller) == 2 and not any(map(operator.mod, grid, smaller)),
+            len(smaller) == 2
+            and min(smaller) >= 1
+            and not any(map(operator.mod, grid, smaller)),
             "pool_grids",
             f"grids that divide {grid[0]}x{grid[1]}",
             smaller,
