@@ -9,7 +9,7 @@ from tests.inputs import image_files
 from tl_tf.inputs import folders, image_augment
 
 H, W = 37, 53
-TOLERANCE = 5  # levels between two JPEG decoders
+TOLERANCE = 2  # levels between two JPEG decoders
 ANY = image_augment.Stored(frozenset(["jpeg", "png"]), is_turned=True)
 WINDOW = [6, 9, 21, 14]  # y, x, height, width, upright; inside of 53 x 37 as well
 
