@@ -15,6 +15,7 @@ CASES = sorted(REFERENCE.glob("*.npz")) or [
     pytest.param(REFERENCE, marks=pytest.mark.skip("the authors' outputs are not here"))
 ]
 LAYER, MODEL = "tl_v11_4d.npz", "tlvit_patch_gap.npz"
+GRADIENTS = "tlvit_v11_fuser_loc2_grad.npz"
 
 
 def changed(name: str, folder: Path, *, config=None, **arrays) -> Path:
@@ -80,6 +81,23 @@ def test_a_wrong_intermediate_tensor_fails(tmp_path, capsys):
     changed(MODEL, tmp_path, **{name: lambda x: x * 1.001})
     assert check_reference.main([str(tmp_path)]) == 1
     assert "(Transformer/encoderblock_1)" in capsys.readouterr().out
+
+
+def test_a_wrong_gradient_fails(tmp_path):
+    name = "__grad____in__embedding__in__kernel"
+    path = changed(GRADIENTS, tmp_path, **{name: lambda x: x * 1.001})
+    findings = check_reference.check_file(path)
+    wrong = [(f.of, f.name) for f in findings if not f.is_ok]
+    assert wrong == [("gradient", "embedding/kernel")]
+
+
+def test_a_tensor_that_we_do_not_have_is_named(tmp_path, capsys):
+    path = changed(MODEL, tmp_path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays, **{"__mid__/Transformer/new": np.zeros(2)})
+    assert check_reference.main([str(tmp_path)]) == 0
+    assert "Transformer/new  (no counterpart in ours)" in capsys.readouterr().out
 
 
 def without(field):
