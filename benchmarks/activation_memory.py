@@ -1,8 +1,8 @@
 """The estimate of tl_tf/memory.py beside the peak of the resident set.
 
-`python -m benchmarks.activation_memory` runs a small model on the CPU, each batch in a
-process of its own, and compares megabytes an example: the slope between two batches, in
-which libraries, weights and gradients cancel.
+`python -m benchmarks.activation_memory` runs two small models on the CPU, each batch in
+a process of its own, and compares megabytes an example: the slope between two batches,
+in which libraries, weights and gradients cancel.
 """
 
 import argparse
@@ -20,24 +20,22 @@ from tl_tf import memory  # noqa: E402
 from tl_tf.models import vit  # noqa: E402
 
 IMAGE_PX = 384
-BATCHES = (4, 20)
+BATCHES = (2, 12)
+TOKENS = {"tokenizer": "v1.0", "num_tokens": 8}
+MODELS = {
+    "S32": {"variant": "S", "patch_px": 32, "insert_before_block": 6, **TOKENS},
+    "B16": {"variant": "B", "depth": 4, "insert_before_block": 2, **TOKENS},
+}
 
 
-def build() -> vit.ViT:
-    """Builds ViT S/32 with 8 learned tokens from block 6 on."""
-    return vit.build_vit(
-        1000,
-        variant="S",
-        patch_px=32,
-        image_px=IMAGE_PX,
-        insert_before_block=6,
-        tokenizer="v1.0",
-    )
+def build(name: str) -> vit.ViT:
+    """Builds ViT S/32 with 8 learned tokens from block 6 on, or four blocks of B/16."""
+    return vit.build_vit(1000, image_px=IMAGE_PX, **MODELS[name])
 
 
-def run(mode: str, batch: int) -> int:
+def run(name: str, mode: str, batch: int) -> int:
     """Runs three steps.  -> the process' peak resident set, in bytes."""
-    model = build()
+    model = build(name)
     weights = model.trainable_variables
 
     @tf.function(autograph=False)
@@ -53,35 +51,43 @@ def run(mode: str, batch: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(mode: str, batch: int) -> int:
+def measure(name: str, mode: str, batch: int) -> int:
     """`run` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.activation_memory"]
-    command += [f"--mode={mode}", f"--batch={batch}"]
+    command += [f"--model={name}", f"--mode={mode}", f"--batch={batch}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
 
 
-def main() -> None:
+def compare(name: str) -> None:
     """Prints estimate, measurement and their ratio, for inference and training."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mode", choices=["inference", "training"])
-    parser.add_argument("--batch", type=int)
-    arguments = parser.parse_args()
-    if arguments.mode:
-        print(run(arguments.mode, arguments.batch))
-        return
-    estimate = memory.estimate(build(), [1, IMAGE_PX, IMAGE_PX, 3])
+    estimate = memory.estimate(build(name), [1, IMAGE_PX, IMAGE_PX, 3])
     estimates = {
         "inference": estimate.inference_bytes,
         "training": estimate.training_bytes,
     }
     for mode, estimated in estimates.items():
-        low, high = (measure(mode, batch) for batch in BATCHES)
+        low, high = (measure(name, mode, batch) for batch in BATCHES)
         measured = (high - low) / (BATCHES[1] - BATCHES[0])
         print(
-            f"{mode}: estimated {estimated / 1e6:.1f} MB an example, measured"
-            f" {measured / 1e6:.1f}, ratio {measured / estimated:.2f}"
+            f"{name} {mode}: estimated {estimated / 1e6:.1f} MB an example, measured"
+            f" {measured / 1e6:.1f}, ratio {measured / estimated:.2f}",
+            flush=True,
         )
+
+
+def main() -> None:
+    """Compares all models, or is the process of one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--mode", choices=["inference", "training"])
+    parser.add_argument("--batch", type=int)
+    arguments = parser.parse_args()
+    if arguments.model:
+        print(run(arguments.model, arguments.mode, arguments.batch))
+        return
+    for name in MODELS:
+        compare(name)
 
 
 if __name__ == "__main__":
