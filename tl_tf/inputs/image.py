@@ -13,6 +13,7 @@ import tensorflow as tf
 from tl_tf.inputs import crops, folders, tfds_shards
 from tl_tf.inputs import split as splits
 
+Source = folders.Folder | tfds_shards.Shards  # the same methods
 PREFETCH_BATCHES = 2  # decoded, hence large
 
 
@@ -163,7 +164,9 @@ def image_dataset(
     )
 
 
-def _train_stream(source, cropper: crops.Crops, *, seed: int) -> tf.data.Dataset:
+def _train_stream(
+    source: Source, cropper: crops.Crops, *, seed: int
+) -> tf.data.Dataset:
     """Cropped images, epoch after epoch, each image of the host once in every epoch."""
     load = source.build_load()
 
@@ -187,7 +190,9 @@ def _train_stream(source, cropper: crops.Crops, *, seed: int) -> tf.data.Dataset
     return epochs.flat_map(one_epoch).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _eval_stream(source, cropper: crops.Crops, *, num_elements: int) -> tf.data.Dataset:
+def _eval_stream(
+    source: Source, cropper: crops.Crops, *, num_elements: int
+) -> tf.data.Dataset:
     """Every image of the host once, in order, then padding up to `num_elements`."""
     load = source.build_load()
 
