@@ -22,7 +22,7 @@ _STEP = flags.DEFINE_enum("step", "forward", ["forward", "train"], "What is time
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Examples at once.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Of both, in turn.", lower_bound=7)
 _BINDINGS = flags.DEFINE_multi_string(
-    "gin_bindings", ["INIT_FROM = None"], "For both; may be repeated."
+    "gin_bindings", [], "For both; may be repeated."
 )
 _JIT = flags.DEFINE_bool("jit_compile", True, "Whether XLA compiles the step.")
 

@@ -68,7 +68,7 @@ def shrink(recipe: str) -> tuple[str, ...]:
     bindings = list(SHRINK_IMAGES)
     text = "\n".join((ROOT / file).read_text() for file in _files(recipe))
     for name, binding in (
-        ("INIT_FROM", "INIT_FROM = None"),
+        ("INIT_FROM", "warm_start.is_required = False"),
         ("insert_before_block", "build_vit.insert_before_block = 1"),
         ("((8, 8), (2, 2))", "build_vit.pool_before_blocks = (1, 2)"),
         ("((4, 4),)", "build_vit.pool_before_blocks = (1,)"),

@@ -162,6 +162,7 @@ def warm_start(
     model: tf_keras.Model,
     *,
     path: str | os.PathLike | None = None,
+    is_required: bool = False,
     allow_unused: Sequence[str] = (),
     allow_new: Sequence[str] = (),
     from_grid: Sequence[int] | None = None,
@@ -175,6 +176,7 @@ def warm_start(
       model: built.
       path: an .npz file of Flax parameters, a run's folder, or a checkpoint in one,
         without its ending; None does nothing.
+      is_required: None is an error: fine-tuning without weights is none.
       allow_unused: patterns of names that may be in the file alone.
       allow_new: patterns of names that may be missing in the file or of another shape;
         ("*TokenLearner*",) puts TokenLearner into a plain ViT.
@@ -186,6 +188,11 @@ def warm_start(
     Raises:
       ValueError: there is no such file, it cannot be read, or it does not fit.
     """
+    if path is None and is_required:
+        raise ValueError(
+            "warm_start.path: wanted weights to start from, got none. Add"
+            " --gin_bindings=\"INIT_FROM = 'weights.npz'\", or a run's folder."
+        )
     if path is None:
         return []
     options = {

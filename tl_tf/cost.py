@@ -149,27 +149,35 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
     return Cost(model.name, tuple(input_shape), tuple(rows))
 
 
-def table(cost: Cost, depth: int = 2) -> str:
-    """Formats the rows at a depth (1: stages, 2: blocks) and the total."""
-    rows = cost.at_depth(depth)
-    width = max(len(row.scope) for row in rows)
+def table(cost: Cost) -> str:
+    """Formats the stages, under each its blocks, and the total."""
     shape = " x ".join(str(size) for size in cost.input_shape)
+    unit, scale = ("G", 1e9) if cost.total.multiply_adds >= 1e9 else ("M", 1e6)
+    rows = []
+    for stage in cost.at_depth(1):
+        blocks = [b for b in cost.at_depth(2) if b.scope.split("/")[0] == stage.scope]
+        name = stage.scope or "(model)"
+        rows.append((name, stage))
+        if name.startswith("stage_"):
+            rows += [(f"  {b.scope.partition('/')[2] or '(rest)'}", b) for b in blocks]
+    rows.append(("total", cost.total))
+    width = max(len(name) for name, _ in rows)
     lines = [
         f"{cost.model}, one forward pass of {shape}",
-        f"{'':{width}}  {'G multiply-adds':>15}  {'XLA GFLOPs/2':>12}"
-        f"  {'profiler GFLOPs':>15}  {'M parameters':>12}",
+        f"{'':{width}}  {unit + ' multiply-adds':>15}  {f'XLA {unit}FLOPs/2':>12}"
+        f"  {f'profiler {unit}FLOPs':>15}  {'M parameters':>12}",
     ]
-    for row in (*rows, cost.total):
+    for name, row in rows:
         lines.append(
-            f"{row.scope or '(model)':{width}}  {row.multiply_adds / 1e9:15.3f}  "
-            f"{row.xla_flops / 2e9:12.3f}  {row.flops / 1e9:15.3f}  "
+            f"{name:{width}}  {row.multiply_adds / scale:15.3f}  "
+            f"{row.xla_flops / 2 / scale:12.3f}  {row.flops / scale:15.3f}  "
             f"{row.parameters / 1e6:12.4f}"
         )
     lines += [
         "multiply-adds: one each, in convolutions and matrix products alone.",
-        "XLA GFLOPs/2: one per multiply-add; softmax 4/2, other arithmetic 1/2 per"
-        " element (Tables I-IX).",
-        "profiler GFLOPs: two per multiply-add; softmax 5, other arithmetic 1 per"
+        f"XLA {unit}FLOPs/2: one per multiply-add; softmax 4/2, other arithmetic 1/2"
+        " per element (Tables I-IX).",
+        f"profiler {unit}FLOPs: two per multiply-add; softmax 5, other arithmetic 1 per"
         " element (Tables XI-XIII).",
         "parameters: the trained ones; moving statistics are left out.",
     ]

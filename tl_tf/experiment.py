@@ -16,6 +16,7 @@ from tl_tf import (
     evaluator,
     fewshot,
     losses,
+    memory,
     optim,
     report,
     runtime,
@@ -35,8 +36,9 @@ def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
       ValueError: for anything that the user can mend.
     """
     if mode == "inspect":
-        _, counted = inspect()
+        model, counted = inspect()
         report.say(cost.table(counted))
+        report.say(memory.table(memory.estimate(model, counted.input_shape)))
         return
     strategy = runtime.configure_runtime(tpu)
     session = sessions.Session(mode, model_dir, data_dir, strategy)

@@ -44,7 +44,7 @@ class ViT(tf_keras.Model):
         patch_size: Sequence[int],
         stem: embedding.ConvStem | None,
         hidden_size: int,
-        depth: int,
+        block_names: Sequence[str],
         num_heads: int,
         mlp_size: int,
         reducers: dict[int, tf_keras.layers.Layer],
@@ -81,10 +81,10 @@ class ViT(tf_keras.Model):
                 mlp_size,
                 dropout_rate=dropout_rate,
                 attention_dropout_rate=attention_dropout_rate,
-                drop_path_rate=drop_path_rate * i / max(depth - 1, 1),
-                name=f"block_{i}",
+                drop_path_rate=drop_path_rate * i / max(len(block_names) - 1, 1),
+                name=name,
             )
-            for i in range(depth)
+            for i, name in enumerate(block_names)
         ]
         self.reducers = {str(i): layer for i, layer in reducers.items()}
         self.restorers = {str(i): layer for i, layer in restorers.items()}
@@ -347,8 +347,14 @@ def build_vit(
         head,
     )
 
+    def name_of(what: str, i: int) -> str:
+        # A stage ends where fewer tokens begin; the cost table adds it up.
+        starts = pool_before_blocks or [insert_before_block]
+        stage = 1 + sum(j is not None and i >= j for j in starts)
+        return f"stage_{stage}/{what}_{i}"
+
     def reducer(i: int) -> tf_keras.layers.Layer:
-        name = f"block_{i}/token_learner"
+        name = name_of("token_learner", i)
         if tokenizer == "v1.0":
             return token_learner.TokenLearner(num_tokens, pooling, name=name)
         return token_learner.TokenLearnerV11(num_tokens, name=name)
@@ -361,16 +367,16 @@ def build_vit(
                 use_norm=True,
                 zero_init=True,
                 use_residual=False,
-                name=f"block_{i}/token_fuser",
+                name=name_of("token_fuser", i),
             )
         if restore == "reproject":
             return alternatives.Reprojection(
-                num_heads, mlp_size, name=f"block_{i}/reprojection"
+                num_heads, mlp_size, name=name_of("reprojection", i)
             )
         return None
 
     reducers = {
-        i: alternatives.GridPool(pool_grid, name=f"block_{i}/grid_pool")
+        i: alternatives.GridPool(pool_grid, name=name_of("grid_pool", i))
         for i, pool_grid in zip(pool_before_blocks, pool_grids, strict=True)
     }
     restored: list[int] = []
@@ -386,7 +392,7 @@ def build_vit(
         if stem_filters
         else None,
         hidden_size=hidden_size,
-        depth=depth,
+        block_names=[name_of("block", i) for i in range(depth)],
         num_heads=num_heads,
         mlp_size=mlp_size,
         reducers=reducers,
