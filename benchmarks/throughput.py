@@ -21,9 +21,7 @@ _RIVAL = flags.DEFINE_string("rival", None, "The one to compare with.", required
 _STEP = flags.DEFINE_enum("step", "forward", ["forward", "train"], "What is timed.")
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Examples at once.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Of both, in turn.", lower_bound=7)
-_BINDINGS = flags.DEFINE_multi_string(
-    "gin_bindings", [], "For both; may be repeated."
-)
+_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "For both; may be repeated.")
 _JIT = flags.DEFINE_bool("jit_compile", True, "Whether XLA compiles the step.")
 
 

@@ -88,9 +88,13 @@ def test_rows_add_up_by_scope(tiny_cost):
 
 
 def test_table_states_its_convention(tiny_cost):
-    lines = cost.table(tiny_cost, depth=1).splitlines()
+    lines = cost.table(tiny_cost).splitlines()
     assert lines[0] == "tiny, one forward pass of 2 x 5 x 7 x 3"
-    assert lines[-5].split() == ["total", "0.000", "0.000", "0.000", "0.0002"]
+    assert "M multiply-adds" in lines[1]  # a small model's
+    total = tiny_cost.total  # tested by hand above
+    sizes = (total.multiply_adds, total.xla_flops / 2, total.flops)
+    millions = [f"{size / 1e6:.3f}" for size in sizes]
+    assert lines[-5].split() == ["total", *millions, "0.0002"]
     assert "one each" in lines[-4]
     assert "one per multiply-add" in lines[-3]
     assert "two per multiply-add" in lines[-2]
@@ -201,12 +205,20 @@ def test_costs_come_by_stage_and_by_block():
     )
     counted = cost.count(model, [1, 24, 24, 3])
     stages = {row.scope for row in counted.at_depth(1)}
-    assert {"embed", "position", "block_0", "block_1", "norm", "classifier"} <= stages
-    rows = {row.scope: row for row in counted.at_depth(2)}
-    assert rows["block_1/token_learner"].multiply_adds == 9 * (
-        12 * 64 + 64 * 4 + 4 * 12
+    assert {"embed", "position", "stage_1", "stage_2", "norm", "classifier"} <= stages
+    rows = {row.scope: row for row in counted.at_depth(3)}
+    learner = rows["stage_2/token_learner_1"].multiply_adds
+    learner += sum(
+        row.multiply_adds
+        for scope, row in rows.items()
+        if scope.startswith("stage_2/token_learner_1/")
     )
-    assert rows["block_0/attention"].xla_flops > 2 * 9 * 4 * 12 * 12
+    assert learner == 9 * (12 * 64 + 64 * 4 + 4 * 12)
+    assert rows["stage_1/block_0/attention"].xla_flops > 2 * 9 * 4 * 12 * 12
+    lines = cost.table(counted).splitlines()
+    assert [line.split()[0] for line in lines[5:10]] == [
+        "block_0", "stage_2", "token_learner_1", "block_1", "norm",
+    ]  # fmt: skip
 
 
 class Unknown(tf_keras.Model):
