@@ -14,6 +14,15 @@ def recipe(tmp_path):
     return write
 
 
+def test_model_garden_makes_no_name_ambiguous(tmp_path):
+    with config.registers_nothing():
+        import official.modeling.optimization  # noqa: F401
+    recipe = tmp_path / "recipe.gin"
+    recipe.write_text("import tl_tf.optim\nbuild_optimizer.momentum = 0.8\n")
+    config.load([str(recipe)], [])
+    assert gin.query_parameter("build_optimizer.momentum") == 0.8
+
+
 def test_a_good_recipe_passes(recipe):
     config.check([recipe("STEPS = 3\ntrain.total_steps = %STEPS\n")], [])
 

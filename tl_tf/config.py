@@ -5,12 +5,13 @@ imported.  Run only files that you trust.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import re
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gin
@@ -66,6 +67,25 @@ def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> None:
         )
     except (ValueError, TypeError, SyntaxError, ImportError, RuntimeError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def registers_nothing() -> Iterator[None]:
+    """What is imported inside makes nothing configurable.
+
+    Model Garden has a build_optimizer too: a recipe's own would be ambiguous, and a
+    recipe that was loaded allows no new names.
+    """
+
+    def unchanged(*arguments, **_):
+        is_bare = bool(arguments) and callable(arguments[0])
+        return arguments[0] if is_bare else lambda function: function
+
+    register, gin.configurable = gin.configurable, unchanged
+    try:
+        yield
+    finally:
+        gin.configurable = register
 
 
 def unused(is_expected: Callable[[str], bool]) -> list[str]:

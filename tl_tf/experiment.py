@@ -354,7 +354,7 @@ def evaluate_fewshot(
     for name, train_split, test_split in datasets:
         train_features, train_labels, num_classes = features(name, train_split)
         test_features, test_labels, _ = features(name, test_split)
-        found[name] = fewshot.accuracies(
+        found[f"{name} {train_split}"] = fewshot.accuracies(
             train_features,
             train_labels,
             test_features,

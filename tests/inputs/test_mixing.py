@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from official.vision.ops import augment as garden
 from scipy import stats
 
+from tl_tf import config
 from tl_tf.inputs import augment
+
+with config.registers_nothing():
+    from official.vision.ops import augment as garden
 
 B, T, H, W, K = 4, 2, 8, 8, 5  # square, because Model Garden confuses the sides
 

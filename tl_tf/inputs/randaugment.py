@@ -4,9 +4,12 @@ Model Garden draws from TensorFlow's global generator, so that a resumed run wou
 other images than an unbroken one; the operations themselves are taken as they are.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from tl_tf import config
 
 OPERATIONS = (  # those of Model Garden's RandAugment, in its order; one more is to do
     ("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color")
@@ -61,8 +64,7 @@ def apply(
       draws: float32 [4] in 0..1; the second gives a sign, the others a place, where the
         operation has them.
     """
-    from official.vision.ops import augment  # half a second, for those who use it
-
+    augment = _model_garden()
     function = augment.NAME_TO_FUNC[name]
     height, width = pixels.shape[:2]
     share = magnitude / MAX_MAGNITUDE
@@ -86,3 +88,11 @@ def apply(
 
 def _branch(name: str, pixels: tf.Tensor, **kwargs) -> Callable[[], tf.Tensor]:
     return lambda: apply(name, pixels, **kwargs)
+
+
+@functools.cache
+def _model_garden():
+    """Half a second, for those who use it."""
+    with config.registers_nothing():
+        from official.vision.ops import augment
+    return augment
