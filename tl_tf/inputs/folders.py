@@ -310,7 +310,8 @@ def _class_names(folder: Path, split: str) -> list[str]:
         )
         raise ValueError(
             f"{folder}: wanted a folder {split!r} of class folders, {got}. Correct"
-            " --data_dir, image_dataset.dataset or image_dataset.split."
+            " --data_dir, image_dataset.dataset ('tfds:NAME' for a set of TFDS) or"
+            " image_dataset.split."
         )
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     names = [name for name in names if not name.startswith(".")]
