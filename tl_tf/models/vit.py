@@ -270,19 +270,15 @@ def build_vit(
         for size, default in zip(given, VARIANTS[variant], strict=True)
     )
     image_size, patch_size = _pair(image_px), _pair(patch_px)
-    for name, value in (
-        ("num_classes", num_classes),
-        ("depth", depth),
-        ("num_heads", num_heads),
-        ("mlp_size", mlp_size),
-        ("num_tokens", num_tokens),
-        ("patch_px", min(patch_size)),
-        (
-            "representation_size",
-            1 if representation_size is None else representation_size,
-        ),
-    ):
-        _check(value >= 1, name, ">= 1", value)
+    _check_at_least_1(
+        num_classes=num_classes,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_size=mlp_size,
+        num_tokens=num_tokens,
+        patch_px=min(patch_size),
+        representation_size=1 if representation_size is None else representation_size,
+    )
     grid = tuple(i // p for i, p in zip(image_size, patch_size, strict=True))
     _check(min(grid) >= 1, "patch_px", f"at most image_px={image_px}", patch_px)
     _check(extra_blocks >= 0, "extra_blocks", ">= 0", extra_blocks)
@@ -292,21 +288,10 @@ def build_vit(
         f"a multiple of num_heads={num_heads}",
         hidden_size,
     )
-    for name, value in (
-        ("dropout_rate", dropout_rate),
-        ("attention_dropout_rate", attention_dropout_rate),
-        ("drop_path_rate", drop_path_rate),
-    ):
-        _check(0 <= value < 1, name, "in [0, 1)", value)
-    stem_stride = math.prod(stem_strides)
-    _check(
-        len(stem_filters) == len(stem_strides)
-        and all(size >= 1 for size in (*stem_filters, *stem_strides))
-        and not any(side % stem_stride for side in (*image_size, *patch_size)),
-        "stem_strides",
-        f"one for each of stem_filters={stem_filters}, their product a divisor of"
-        f" patch_px={patch_px} and image_px={image_px}",
-        stem_strides,
+    _check_rates(
+        dropout_rate=dropout_rate,
+        attention_dropout_rate=attention_dropout_rate,
+        drop_path_rate=drop_path_rate,
     )
     for name, value, choices in (
         ("tokenizer", tokenizer, TOKENIZERS),
@@ -318,25 +303,8 @@ def build_vit(
     ):
         _check(value in choices, name, f"one of {tuple(choices)}", value)
     depth += extra_blocks
-    _check(
-        insert_before_block is None or 0 <= insert_before_block < depth,
-        "insert_before_block",
-        f"None or in 0..{depth - 1} (depth {depth} with the extra blocks)",
-        insert_before_block,
-    )
-    _check(
-        insert_before_block is not None or restore == "none",
-        "restore",
-        "'none' without insert_before_block",
-        restore,
-    )
+    _check_places(insert_before_block, pool_before_blocks, restore=restore, depth=depth)
     _check_pools(pool_before_blocks, pool_grids, grid=grid, depth=depth)
-    _check(
-        not (pool_before_blocks and insert_before_block is not None),
-        "pool_before_blocks",
-        "empty with insert_before_block: one of the two reduces the tokens",
-        pool_before_blocks,
-    )
     needs_grid = bool(pool_before_blocks) or (
         insert_before_block is not None and tokenizer == "v1.0"
     )
@@ -360,43 +328,41 @@ def build_vit(
         return token_learner.TokenLearnerV11(num_tokens, name=name)
 
     def restorer(i: int) -> tf_keras.layers.Layer | None:
-        if restore == "fuser":
-            return token_learner.TokenFuser(
-                fuser_mixing,
-                fuser_beta,
-                use_norm=True,
-                zero_init=True,
-                use_residual=False,
-                name=name_of("token_fuser", i),
-            )
+        if restore == "unpool":  # by the reducer's maps
+            return None
         if restore == "reproject":
-            return alternatives.Reprojection(
-                num_heads, mlp_size, name=name_of("reprojection", i)
-            )
-        return None
+            name = name_of("reprojection", i)
+            return alternatives.Reprojection(num_heads, mlp_size, name=name)
+        return token_learner.TokenFuser(
+            fuser_mixing,
+            fuser_beta,
+            use_norm=True,
+            zero_init=True,
+            use_residual=False,
+            name=name_of("token_fuser", i),
+        )
 
     reducers = {
         i: alternatives.GridPool(pool_grid, name=name_of("grid_pool", i))
         for i, pool_grid in zip(pool_before_blocks, pool_grids, strict=True)
     }
-    restored: list[int] = []
+    restorers = {}
     if insert_before_block is not None:
-        first, all_from = insert_before_block, range(insert_before_block, depth)
-        reducers = {i: reducer(i) for i in ([first] if restore == "none" else all_from)}
-        restored = [] if restore == "none" else list(all_from)
+        last = insert_before_block if restore == "none" else depth - 1
+        learning = range(insert_before_block, last + 1)
+        reducers = {i: reducer(i) for i in learning}
+        restorers = {i: restorer(i) for i in learning if restore != "none"}
     model = ViT(
         num_classes,
         image_size=image_size,
         patch_size=patch_size,
-        stem=embedding.ConvStem(stem_filters, stem_strides, name="stem")
-        if stem_filters
-        else None,
+        stem=_build_stem(stem_filters, stem_strides, image_size, patch_size),
         hidden_size=hidden_size,
         block_names=[name_of("block", i) for i in range(depth)],
         num_heads=num_heads,
         mlp_size=mlp_size,
         reducers=reducers,
-        restorers={i: restorer(i) for i in restored},
+        restorers=restorers,
         head=head,
         representation_size=representation_size,
         head_bias=head_bias,
@@ -409,8 +375,57 @@ def build_vit(
     return model
 
 
+def _build_stem(
+    filters: Sequence[int], strides: Sequence[int], image_size, patch_size
+) -> embedding.ConvStem | None:
+    stride = math.prod(strides)
+    _check(
+        len(filters) == len(strides)
+        and all(size >= 1 for size in (*filters, *strides))
+        and not any(side % stride for side in (*image_size, *patch_size)),
+        "stem_strides",
+        f"one for each of stem_filters={filters}, their product a divisor of"
+        f" patch_px={patch_size} and image_px={image_size}",
+        strides,
+    )
+    return embedding.ConvStem(filters, strides, name="stem") if filters else None
+
+
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _check_at_least_1(**values: int) -> None:
+    for name, value in values.items():
+        _check(value >= 1, name, ">= 1", value)
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        _check(0 <= rate < 1, name, "in [0, 1)", rate)
+
+
+def _check_places(
+    insert_before_block: int | None, pool_before_blocks, *, restore: str, depth: int
+) -> None:
+    _check(
+        insert_before_block is None or 0 <= insert_before_block < depth,
+        "insert_before_block",
+        f"None or in 0..{depth - 1} (depth {depth} with the extra blocks)",
+        insert_before_block,
+    )
+    _check(
+        insert_before_block is not None or restore == "none",
+        "restore",
+        "'none' without insert_before_block",
+        restore,
+    )
+    _check(
+        not (pool_before_blocks and insert_before_block is not None),
+        "pool_before_blocks",
+        "empty with insert_before_block: one of the two reduces the tokens",
+        pool_before_blocks,
+    )
 
 
 def _check_pools(blocks, grids, *, grid: tuple[int, int], depth: int) -> None:
