@@ -1,10 +1,13 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import toy_model
 from tl_tf import losses, optim, runtime, trainer
-from tl_tf.models import x2p1d
+from tl_tf.inputs import augment
+from tl_tf.models import vit, x2p1d
 
 
 def one_device():
@@ -165,10 +168,7 @@ def test_the_first_batch_is_shown_once():
     assert shown[0]["pixels"].shape == (6, toy_model.T, toy_model.H, toy_model.W, 3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_the_whole_train_step_compiles_with_static_shapes(precision):
-    runtime.configure_runtime(None, precision=precision)
-    strategy = tf.distribute.get_strategy()
+def video_step():
     model = x2p1d.build_x2p1d(
         toy_model.K,
         num_frames=4,
@@ -179,25 +179,73 @@ def test_the_whole_train_step_compiles_with_static_shapes(precision):
         num_tokens=3,
     )
     optimizer = optim.build_optimizer(optim.build_schedule(0.1, 10), ema_decay=0.9)
+    return model, optimizer, tf.zeros([2, 4, 32, 40, 3], tf.uint8), None
+
+
+def image_step():
+    model = vit.build_vit(
+        toy_model.K,
+        image_px=(16, 24),
+        patch_px=4,
+        hidden_size=12,
+        num_heads=2,
+        mlp_size=20,
+        depth=3,
+        insert_before_block=1,
+        num_tokens=3,
+        tokenizer="v1.0",
+        restore="fuser",
+        dropout_rate=0.1,
+        attention_dropout_rate=0.1,
+        drop_path_rate=0.1,
+    )
+    schedule = optim.build_schedule(0.1, 10, decay="linear", warmup_steps=2)
+    optimizer = optim.build_optimizer(schedule, kind="adamw", weight_decay=0.1)
+    mix = functools.partial(augment.mixup_cutmix, mixup_alpha=0.2, cutmix_alpha=1.0)
+    return model, optimizer, tf.zeros([2, 16, 24, 3], tf.uint8), mix
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("build", [video_step, image_step])
+def test_the_whole_train_step_compiles_with_static_shapes(build, precision):
+    runtime.configure_runtime(None, precision=precision)
+    model, optimizer, pixels, mix = build()
     optimizer.build(model.trainable_variables)
-    frames = tf.zeros([2, 4, 32, 40, 3], tf.uint8)
     labels = tf.ones([2, toy_model.K])
-    data = tf.data.Dataset.from_tensors({"pixels": frames, "labels": labels})
+    data = tf.data.Dataset.from_tensors({"pixels": pixels, "labels": labels})
     loop = trainer.Trainer(
         model,
         optimizer,
         loss=losses.build_loss("sigmoid"),
-        strategy=strategy,
+        strategy=tf.distribute.get_strategy(),
         iterator=iter(data.repeat()),
         seed=1,
         clip_norm=1.0,
+        mix=mix,
     )
     step = tf.function(loop.replica_step, jit_compile=True)
-    loss, norm = step(frames, labels)
+    loss, norm = step(pixels, labels)
     assert np.isfinite([loss, norm]).all()
     assert all(v.dtype == tf.float32 for v in model.trainable_variables)
-    hlo = step.experimental_get_compiler_ir(frames, labels)(
+    hlo = step.experimental_get_compiler_ir(pixels, labels)(
         stage="hlo", platform_name="CPU"
     )
     assert "<=" not in hlo  # a bounded, hence dynamic, dimension
     assert int(optimizer.iterations) == 1
+
+
+def test_examples_are_mixed_before_the_model_sees_them():
+    seeds = []
+
+    def mix(pixels, labels, *, seed):
+        seeds.append(seed)
+        return pixels[::-1], labels[::-1] * 0.5
+
+    loop = make(mix=mix)
+    start = kernel(loop)
+    batch = next(iter(toy_model.batches(6)))
+    loop.train(tf.constant(1))
+    mixed = {"pixels": batch["pixels"][::-1], "labels": batch["labels"][::-1] * 0.5}
+    expected = start - 0.5 * gradient_by_hand(mixed, start)
+    np.testing.assert_allclose(kernel(loop), expected, rtol=1e-5)
+    assert seeds[0].shape == (2,)
