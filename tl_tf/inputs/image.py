@@ -132,18 +132,11 @@ def image_dataset(
     else:
         num_batches = -(-max(source.images_by_host) // batch_size)
         stream = _eval_stream(source, cropper, num_elements=num_batches * batch_size)
-    options = tf.data.Options()
-    options.deterministic = True
-    # A saved iterator then holds nothing that is decoded.
-    options.experimental_symbolic_checkpoint = True
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF  # each host has its images already
-    )
     num_images, num_skipped = sum(source.images_by_host), len(source.skipped)
     return splits.Split(
         batches=stream.batch(batch_size, drop_remainder=True)
         .prefetch(PREFETCH_BATCHES)
-        .with_options(options),
+        .with_options(splits.options()),
         dataset=dataset,
         split=split,
         classes=source.classes,

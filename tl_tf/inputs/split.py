@@ -48,3 +48,37 @@ class Split:
     skipped: Sequence[dict[str, Any]] = ()
     facts: str = ""
     noun: str = "videos"
+
+
+def options() -> tf.data.Options:
+    """Those of every stream: its order is fixed, and its iterator can be saved."""
+    chosen = tf.data.Options()
+    chosen.deterministic = True
+    # A saved iterator then holds the shuffle buffer, but nothing that is decoded.
+    chosen.experimental_symbolic_checkpoint = True
+    chosen.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF  # each host has its part already
+    )
+    return chosen
+
+
+def shuffle(
+    dataset: tf.data.Dataset, buffer: int, *, seed: tf.Tensor
+) -> tf.data.Dataset:
+    """Dataset.shuffle by a seed int32 [2] alone.
+
+    Within flat_map the method makes a stateful op, which an iterator that holds it
+    cannot save; and it mixes in the global seed.
+    """
+    specs = tf.nest.flatten(dataset.element_spec)
+    seed = tf.cast(seed, tf.int64)
+    variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer,
+        seed=seed[0],
+        seed2=seed[1],
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)

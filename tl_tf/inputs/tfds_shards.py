@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tl_tf.inputs import image_augment, real_labels
+from tl_tf.inputs import split as splits
 
 PREFIX = "tfds:"  # of image_dataset.dataset
 READ_SHARDS = 16  # at once, one record of each in turn
@@ -211,7 +212,9 @@ class Shards:
         )
         if seed is None:
             return images
-        return _shuffle(images, min(self.shuffle_images, num_images), seed=seeds[1])
+        return splits.shuffle(
+            images, min(self.shuffle_images, num_images), seed=seeds[1]
+        )
 
     def build_load(self) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
         """A function: {record} -> {data string [], orientation [], labels int [L]}."""
@@ -308,21 +311,3 @@ def _label_key(
             " image_dataset reads sets of images with one class each, and ReaL."
         )
     return found[0]
-
-
-def _shuffle(
-    dataset: tf.data.Dataset, buffer: int, *, seed: tf.Tensor
-) -> tf.data.Dataset:
-    """Dataset.shuffle by a seed int32 [2] alone: see video.py."""
-    specs = tf.nest.flatten(dataset.element_spec)
-    seed = tf.cast(seed, tf.int64)
-    variant = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=buffer,
-        seed=seed[0],
-        seed2=seed[1],
-        output_types=[spec.dtype for spec in specs],
-        output_shapes=[spec.shape for spec in specs],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(variant, dataset.element_spec)

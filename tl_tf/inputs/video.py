@@ -119,19 +119,12 @@ def clip_dataset(
         num_batches = -(-max(videos_by_host) // batch_size)
         reports = info.reports(split)
         stream = _eval_stream(source, sampler, num_elements=num_batches * batch_size)
-    options = tf.data.Options()
-    options.deterministic = True
-    # A saved iterator then holds the shuffle buffer, but nothing that is decoded.
-    options.experimental_symbolic_checkpoint = True
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF  # each host has its shards already
-    )
     built = [video for report in reports for video in report["built"]]
     short = _count_short_videos(paths, sampler.span)
     return splits.Split(
         batches=stream.batch(batch_size, drop_remainder=True)
         .prefetch(PREFETCH_BATCHES)
-        .with_options(options),
+        .with_options(splits.options()),
         dataset=info.dataset,
         split=split,
         classes=info.classes,
@@ -192,34 +185,12 @@ def _train_stream(
         order = tf.random.experimental.stateless_shuffle(source.shards, seeds[0])
         picked = source.read(order, partial(sampler.pick_train, epoch_seed=seeds[1]))
         buffer = min(max(shuffle_clips, MIN_SHUFFLE_CLIPS), source.num_videos)
-        return _shuffle(picked, buffer, seed=seeds[2])
+        return splits.shuffle(picked, buffer, seed=seeds[2])
 
     epochs = tf.data.Dataset.counter()
     return epochs.flat_map(one_epoch).map(
         sampler.decode_train, num_parallel_calls=tf.data.AUTOTUNE
     )
-
-
-def _shuffle(
-    dataset: tf.data.Dataset, buffer: int, *, seed: tf.Tensor
-) -> tf.data.Dataset:
-    """Dataset.shuffle by a seed int32 [2] alone.
-
-    Within flat_map the method makes a stateful op, which an iterator that holds it
-    cannot save; and it mixes in the global seed.
-    """
-    specs = tf.nest.flatten(dataset.element_spec)
-    seed = tf.cast(seed, tf.int64)
-    variant = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=buffer,
-        seed=seed[0],
-        seed2=seed[1],
-        output_types=[spec.dtype for spec in specs],
-        output_shapes=[spec.shape for spec in specs],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
 def _eval_stream(
