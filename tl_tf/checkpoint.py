@@ -263,9 +263,6 @@ def save_npz(
     Raises:
       ValueError: another ending or style, or values that are not finite.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: wanted a name that ends in .npz.")
     arrays = {}
     for name, variable in flax_names.variables(model, style).items():
         value = variable.numpy()

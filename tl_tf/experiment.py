@@ -327,10 +327,11 @@ def evaluate_fewshot(
       ValueError: for a missing checkpoint, a missing data set, or classes with fewer
         images than shots.
     """
-    # A warm start brings features; the classifier is not asked.
-    model, optimizer = sessions.build(
-        session, build_model, sessions.NEVER_USED, num_classes=1
-    )
+    if not session.has_checkpoint:
+        # A warm start brings features; the classifier is not asked.
+        model, optimizer = sessions.build(
+            session, build_model, sessions.NEVER_USED, num_classes=1
+        )
     if session.has_checkpoint or not sessions.warm_start(model):
         model, optimizer = sessions.restore_any(session, build_model)
     forward = evaluator.ForwardPass(

@@ -39,7 +39,10 @@ class Crops:
         _require(self.crop in crops, f"crop in {phase}", "one of", crops, self.crop)
         _require(min(self.size) >= 1, "image_px", "at least", 1, self.image_px)
         wants_resize = self.crop in ("center", "random")
-        for name, is_wanted in ("resize_px", wants_resize), ("pad_px", self._pads):
+        for name, is_wanted in (
+            ("resize_px", wants_resize),
+            ("pad_px", self.crop == "pad"),
+        ):
             got = getattr(self, name)
             wanted = "set" if is_wanted else "None"
             _require(
@@ -133,10 +136,6 @@ class Crops:
             pixels = self._resize(pixels)
         return tf.ensure_shape(pixels, [*self.size, 3])[tf.newaxis]  # [1, H, W, 3]
 
-    @property
-    def _pads(self) -> bool:
-        return self.crop == "pad"
-
     def _crop_train(
         self,
         data: tf.Tensor,
@@ -160,7 +159,7 @@ class Crops:
             )
             return image_augment.random_crop(pixels, self.size, seed=seed)
         pixels = self._resize(pixels)
-        if not self._pads:
+        if self.crop != "pad":
             return pixels
         pixels = image_augment.pad(pixels, self.pad_px, mode=self.pad_mode)
         return image_augment.random_crop(pixels, self.size, seed=seed)
