@@ -287,3 +287,13 @@ def test_token_fuser_equals_the_authors(case, beta, options):
     copy_weights(arrays, layers)
     want = arrays["__output__"]
     assert_close(tf.reshape(layer(y, x), want.shape), want)
+
+
+@pytest.mark.parametrize("mixing", token_learner.MIXINGS)
+def test_token_fuser_drops_tokens_as_if_they_were_not_there(mixing):
+    y, x = random_normal(B, T, S, C), random_normal(B, T, N, C, seed=1)
+    layer = built(token_learner.TokenFuser(mixing, use_norm=True), y, x)
+    keep = np.array([[1, 1, 0, 0]] * B, np.float32)
+    fewer = layer(y[:, :, :2], x)
+    assert_close(layer(y, x, keep), fewer)
+    assert np.abs(layer(y, x) - fewer).max() > 0.01

@@ -189,6 +189,11 @@ class BottleneckTokenLearner(tf_keras.layers.Layer):
         }
 
 
+def _masked(y: tf.Tensor, keep: tf.Tensor | None) -> tf.Tensor:
+    """Tokens y [B, T, S, C], those that `keep` [B, S] drops set to zero."""
+    return y if keep is None else y * tf.cast(keep, y.dtype)[:, None, :, None]
+
+
 class TokenFuser(tf_keras.layers.Layer):
     """Mixes the processed tokens y and writes them back onto the grid x.
 
@@ -238,6 +243,7 @@ class TokenFuser(tf_keras.layers.Layer):
         _, t, s, _ = input_shape
         if t is None or s is None:
             raise ValueError(f"{self.name}: y needs static T and S, got {input_shape}.")
+        self.num_tokens = s
         shape = {"joint": (s * t, s * t), "per_frame": (s, s), "per_token": (s, t, t)}
         # Keras takes the leading axis of [S, T, T] for a receptive field and would make
         # the values sqrt(S) too small.
@@ -268,39 +274,52 @@ class TokenFuser(tf_keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(self, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """Returns the grid with the tokens written onto it."""
+    def call(
+        self, y: tf.Tensor, x: tf.Tensor, keep: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the grid with the tokens written onto it.
+
+        Args:
+          y: may hold only the first tokens of those that the layer was built for.
+          x: the grid.
+          keep: [B, S], 0 for a token that is to be as good as not there.
+        """
         tf.debugging.assert_shapes(
             [(y, ("B", "T", "S", "C")), (x, ("B", "T", "N", "C"))], message=self.name
         )
         x = tf.cast(x, y.dtype)  # a Keras policy casts the first argument only
         if self.use_norm:
             y = self.norm_before_mix(y)
-        y = self._mix(y)  # [B, T, S, C]
+        y = self._mix(_masked(y, keep))  # [B, T, S, C]
         if self.use_norm:
             y = self.norm_after_mix(y)
-        fused = tf.einsum("btns,btsc->btnc", self._beta(x), y)  # [B, T, N, C]
+        y = _masked(y, keep)
+        beta = self._beta(x, num_tokens=y.shape[2])  # [B, T, N, S]
+        fused = tf.einsum("btns,btsc->btnc", beta, y)  # [B, T, N, C]
         return x + fused if self.use_residual else fused
 
     def _mix(self, y: tf.Tensor) -> tf.Tensor:
+        _, t, s, c = y.shape
         m = tf.cast(self.mix, y.dtype)
         if self.mixing == "per_frame":
-            bias = tf.cast(self.mix_bias, y.dtype)[:, None]  # [S, 1]
-            return tf.einsum("btsc,sr->btrc", y, m) + bias
+            bias = tf.cast(self.mix_bias, y.dtype)[:s, None]  # [S, 1]
+            return tf.einsum("btsc,sr->btrc", y, m[:s, :s]) + bias
         if self.mixing == "per_token":
-            return tf.einsum("btsc,stu->busc", y, m)
-        _, t, s, c = y.shape
+            return tf.einsum("btsc,stu->busc", y, m[:s])
+        if s < self.num_tokens:
+            m = tf.reshape(m, [t, self.num_tokens] * 2)[:, :s, :, :s]
+            m = tf.reshape(m, [t * s, t * s])
         y = tf.reshape(y, [-1, t * s, c])  # [B, T*S, C]
         y = tf.einsum("bmc,mn->bnc", y, m)  # (Y^T M)^T
         return tf.reshape(y, [-1, t, s, c])  # [B, T, S, C]
 
-    def _beta(self, x: tf.Tensor) -> tf.Tensor:
+    def _beta(self, x: tf.Tensor, *, num_tokens: int) -> tf.Tensor:
         scores = x
         if self.beta_form != "linear":
             scores = self.beta_norm(scores)
         if self.beta_form == "mlp":
             scores = self.beta_hidden(scores)
-        scores = attention.at_least_float32(self.beta(scores))  # [B, T, N, S]
+        scores = attention.at_least_float32(self.beta(scores))[..., :num_tokens]
         return tf.cast(tf.nn.sigmoid(scores), x.dtype)
 
     def get_config(self) -> dict:
