@@ -166,11 +166,13 @@ def warm_start(
     allow_unused: Sequence[str] = (),
     allow_new: Sequence[str] = (),
     from_grid: Sequence[int] | None = None,
+    inflate: str = "central_frame",
 ) -> list[transfer.Row]:
     """Starts a model from other weights; the raw ones of a run, not their average.
 
     Image size, patches per image, number of classes, class token and pre-logits layer
-    may differ; `transfer.assign` says what becomes of them.
+    may differ, and a ViViT may start from a ViT or from a ViViT of other clips;
+    `transfer.assign` says what becomes of them.
 
     Args:
       model: built.
@@ -181,6 +183,8 @@ def warm_start(
       allow_new: patterns of names that may be missing in the file or of another shape;
         ("*TokenLearner*",) puts TokenLearner into a plain ViT.
       from_grid: H and W of the file's position embeddings, if they are no square.
+      inflate: how the kernel of an image's patches becomes that of tubelets, one of
+        transfer.INFLATIONS.
 
     Returns:
       What became of every name; `transfer.format_rows` makes a table of it.
@@ -199,6 +203,7 @@ def warm_start(
         "allow_unused": allow_unused,
         "allow_new": allow_new,
         "from_grid": from_grid,
+        "inflate": inflate,
     }
     if Path(path).suffix == ".npz":
         return load_npz(path, model, **options)
@@ -213,7 +218,7 @@ def warm_start(
         _read_checkpoint(str(newest), names),
         {names[key]: variable for key, variable in _keys_of(model).items()},
         where=str(newest),
-        grid=getattr(model, "grid", None),
+        **_places_of(model),
         **options,
     )
 
@@ -225,6 +230,7 @@ def load_npz(
     allow_unused: Sequence[str] = (),
     allow_new: Sequence[str] = (),
     from_grid: Sequence[int] | None = None,
+    inflate: str = "central_frame",
 ) -> list[transfer.Row]:
     """Reads Flax parameters; the style of their names is told from them.
 
@@ -240,10 +246,11 @@ def load_npz(
         arrays,
         flax_names.variables(model, flax_names.style_of(arrays)),
         where=str(path),
-        grid=getattr(model, "grid", None),
+        **_places_of(model),
         allow_unused=allow_unused,
         allow_new=allow_new,
         from_grid=from_grid,
+        inflate=inflate,
     )
 
 
@@ -268,6 +275,14 @@ def save_npz(
         value = variable.numpy()
         arrays[name] = value.reshape(flax_names.shape_in_file(name, value.shape))
     npz.write(path, arrays)
+
+
+def _places_of(model: tf_keras.Model | tf_keras.layers.Layer) -> dict:
+    """What its position embeddings are of, if it has some."""
+    return {
+        "grid": getattr(model, "grid", None),
+        "num_slices": getattr(model, "num_slices", 1),
+    }
 
 
 def _without_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

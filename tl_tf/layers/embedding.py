@@ -1,5 +1,6 @@
 """Patches to tokens, and the learned position of each."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -126,30 +127,30 @@ def resize_position_embedding(
     Source: the authors' code, which calls scipy.ndimage.zoom of order 1; not
       tf.image.resize, whose corners lie half a cell away.
     Args:
-      table: [1, num_prefix + H * W, C].
-      from_grid: H and W.
-      to_grid: H and W that are wanted.
+      table: [1, num_prefix + L, C]; L is the product of from_grid.
+      from_grid: H and W, or T, H and W.
+      to_grid: as many sizes, that are wanted.
       num_prefix: leading rows, as that of a class token, that stay as they are.
 
     Returns:
-      [1, num_prefix + H' * W', C], of the dtype of `table`.
+      [1, num_prefix + L', C], of the dtype of `table`.
 
     Raises:
       ValueError: the table is not of from_grid.
     """
-    wanted = num_prefix + from_grid[0] * from_grid[1]
+    wanted = num_prefix + math.prod(from_grid)
     if table.ndim != 3 or table.shape[:2] != (1, wanted):
         raise ValueError(
             f"position embedding: wanted [1, {wanted}, C] for a grid of"
-            f" {from_grid[0]}x{from_grid[1]} and {num_prefix} other places, got"
+            f" {'x'.join(map(str, from_grid))} and {num_prefix} other places, got"
             f" {list(table.shape)}."
         )
     prefix, grid = table[0, :num_prefix], table[0, num_prefix:]
-    grid = grid.reshape([*from_grid, -1]).astype(np.float64)  # [H, W, C]
+    grid = grid.reshape([*from_grid, -1]).astype(np.float64)  # [..., H, W, C]
     for axis, size in enumerate(to_grid):
         grid = _interpolate(grid, size, axis=axis)
-    grid = grid.reshape([to_grid[0] * to_grid[1], -1]).astype(table.dtype)
-    return np.concatenate([prefix, grid])[np.newaxis]  # [1, prefix + H' * W', C]
+    grid = grid.reshape([math.prod(to_grid), -1]).astype(table.dtype)  # [L', C]
+    return np.concatenate([prefix, grid])[np.newaxis]  # [1, num_prefix + L', C]
 
 
 def _interpolate(values: np.ndarray, size: int, *, axis: int) -> np.ndarray:
