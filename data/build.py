@@ -1,7 +1,8 @@
 """From raw videos and annotations to TFRecord shards.
 
+    python -m data.build folder --videos_dir=my_videos --name=mine --data_dir=datasets
     python -m data.build charades --annotations_dir=Charades --data_dir=datasets
-    python -m data.build synthetic
+    python -m data.build folder --help
 
 A build that was stopped continues when the same command is given again.  The result is
 the same, byte for byte, whatever the number of workers, and whether Beam runs it.
@@ -19,12 +20,13 @@ import os
 import shutil
 import sys
 import time
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from data import isolated, manifest, synthetic
+from data import isolated, manifest
 
 if TYPE_CHECKING:  # both import TensorFlow, which takes seconds; --help must not wait
     from data import shards
@@ -67,8 +69,6 @@ def build(
     dataset: str,
     data_dir: str | Path,
     *,
-    annotations_dir: str | Path | None = None,
-    videos_dir: str | Path | None = None,
     splits: Sequence[str] = manifest.SPLITS,
     fps: float = 12.0,
     short_side: int = 256,
@@ -83,13 +83,11 @@ def build(
     beam_args: Sequence[str] = (),
     **settings: Any,
 ) -> "records.DatasetInfo":
-    """Builds what is missing of `<data_dir>/<dataset>`, and describes it.
+    """Builds what is missing of a data set's folder in `data_dir`, and describes it.
 
     Args:
       dataset: one of manifest.DATASETS.
       data_dir: folder of all datasets.
-      annotations_dir: folder of the official annotation files.
-      videos_dir: folder of the video files; None for the dataset's own default.
       splits: which of "train" and "test".
       fps: frames per second to keep, above 0.
       short_side: of the frames, in pixels; smaller videos keep their size.
@@ -102,7 +100,7 @@ def build(
       overwrite: delete the shards of `splits` first, and made videos.
       runner: a Beam runner instead of local processes.
       beam_args: command-line arguments for Beam.
-      **settings: fields of the dataset's Settings, where it makes its own videos.
+      **settings: fields of the dataset's Settings.
 
     Returns:
       The description that stands in dataset_info.json.
@@ -124,13 +122,13 @@ def build(
         timeout_seconds=timeout_seconds,
     )
     module: ModuleType = importlib.import_module(f"data.{dataset}")
-    made = _settings(dataset, module, settings, annotations_dir, videos_dir)
+    chosen = _settings(dataset, module, settings)
     from data import frames, local_build, plan, shards, summary
     from tl_tf import records
 
     splits = [s for s in manifest.SPLITS if s in splits]  # whatever order was asked for
     num_workers = num_workers or len(os.sched_getaffinity(0))
-    folder = Path(data_dir) / dataset
+    folder = Path(data_dir) / chosen.name
     options = {
         "schema_version": records.SCHEMA_VERSION,
         "fps": float(fps),
@@ -138,47 +136,45 @@ def build(
         "jpeg_quality": frames.JPEG_QUALITY,
         "max_seconds": float(max_seconds),
         "limit": limit,
-        **(dataclasses.asdict(made) if made else {}),
+        **{field.name: getattr(chosen, field.name) for field in _values(module)},
     }
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         for split in splits if overwrite else []:
-            for path in folder.glob(f"{dataset}-{split}-*-of-*"):
+            for path in folder.glob(f"{chosen.name}-{split}-*-of-*"):
                 path.unlink()
-        plan.check_options(folder, dataset, options)
+        plan.check_options(folder, chosen.name, options)
         for leftover in folder.glob("*.tmp-*"):
             leftover.unlink()
-        if made:
-            annotations_dir = folder / "raw"
+        where = chosen
+        if hasattr(module, "make"):
             if overwrite:
-                shutil.rmtree(annotations_dir, ignore_errors=True)
-            module.make(
-                made,
-                annotations_dir,
+                shutil.rmtree(folder / "raw", ignore_errors=True)
+            where = module.make(
+                chosen,
+                folder / "raw",
                 functools.partial(
                     local_build.run_calls,
                     num_workers=num_workers,
                     timeout_seconds=timeout_seconds,
                 ),
             )
-        annotations_dir = Path(annotations_dir or ".")
-        videos_dir = Path(videos_dir or module.default_videos_dir(annotations_dir))
-        classes = module.classes(annotations_dir)
+        read: manifest.Annotations = module.read(where, splits)
         work = {
             split: plan.shards_of(
                 split,
-                list(module.clips(split, annotations_dir, videos_dir))[:limit],
+                read.clips[split][:limit],
                 folder=folder,
-                dataset=dataset,
+                dataset=chosen.name,
                 layout=module.LAYOUT,
                 num_shards=num_shards,
-                classes=classes,
+                classes=read.classes,
                 options=options,
                 timeout_seconds=timeout_seconds,
             )
             for split in splits
         }
-        plan.check_disjoint(dataset, work)
+        plan.check_disjoint(chosen.name, work)
         _run(
             [shard for split in splits for shard in work[split]],
             num_workers=num_workers,
@@ -186,24 +182,23 @@ def build(
             beam_args=beam_args,
         )
         description = {
-            "dataset": dataset,
+            "dataset": chosen.name,
             **options,
-            "label_kind": module.LABEL_KIND,
-            "class_list_checksum": records.class_list_checksum(classes),
-            "classes": classes,
+            "label_kind": read.label_kind,
+            "class_list_checksum": records.class_list_checksum(read.classes),
+            "classes": read.classes,
+            "remarks": list(read.remarks),
             "sources": {
-                path.name: shards.sha256(path)
-                for path in sorted(module.sources(splits, annotations_dir))
+                path.name: shards.sha256(path) for path in sorted(read.sources)
             },
             "splits": {
-                split: summary.split_entry(work[split], len(classes))
-                for split in splits
+                split: summary.split_entry(split, work[split], read) for split in splits
             },
         }
         shards.write_json(
             folder / summary.INFO_NAME, summary.merge(folder, description)
         )
-    info = records.DatasetInfo.load(data_dir, dataset)
+    info = records.DatasetInfo.load(data_dir, chosen.name)
     print(summary.table(info))
     _check_skipped(info, splits, max_skipped)
     return info
@@ -234,37 +229,34 @@ def _check(dataset: str, **options: Any) -> None:
         )
 
 
-def _settings(
-    dataset: str,
-    module: ModuleType,
-    settings: Mapping[str, Any],
-    annotations_dir: str | Path | None,
-    videos_dir: str | Path | None,
-) -> Any:
-    """The Settings of a dataset that makes its own videos; None for the others."""
-    if not hasattr(module, "Settings"):
-        if settings:
-            raise ValueError(
-                f"{dataset}: --{min(settings)} is only for a dataset that makes its own"
-                " videos: synthetic."
-            )
-        if annotations_dir is None:
-            raise ValueError(
-                f"{dataset}: --annotations_dir is missing.\n{module.LAYOUT}"
-            )
-        return None
-    if annotations_dir is not None or videos_dir is not None:
-        raise ValueError(
-            f"{dataset}: makes its own files; leave out --annotations_dir and"
-            " --videos_dir."
-        )
-    known = [field.name for field in dataclasses.fields(module.Settings)]
-    unknown = sorted(set(settings) - set(known))
+def _settings(dataset: str, module: ModuleType, settings: Mapping[str, Any]) -> Any:
+    """The dataset's Settings; paths may have come as strings."""
+    fields = {field.name: field for field in dataclasses.fields(module.Settings)}
+    unknown = sorted(set(settings) - set(fields))
     if unknown:
         raise ValueError(
-            f"{dataset}: no setting {', '.join(unknown)}; known: {', '.join(known)}."
+            f"{dataset}: no setting {', '.join(unknown)}; known: {', '.join(fields)}."
         )
-    return module.Settings(**settings)
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and settings.get(name) is None:
+            raise ValueError(f"{dataset}: --{name} is missing.\n{module.LAYOUT}")
+    paths = {
+        name: Path(value)
+        for name, value in settings.items()
+        if _type(fields[name]) is Path and value is not None
+    }
+    return module.Settings(**{**settings, **paths})
+
+
+def _values(module: ModuleType) -> list[dataclasses.Field]:
+    """The options that decide what is built; where the files are does not."""
+    fields = dataclasses.fields(module.Settings)
+    return [f for f in fields if f.name != "name" and _type(f) is not Path]
+
+
+def _type(field: dataclasses.Field) -> type:
+    """The type of an option's value: Path for `Path | None`."""
+    return (typing.get_args(field.type) or (field.type,))[0]
 
 
 def _run(
@@ -339,14 +331,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data.build",
         description="Builds TFRecord shards from raw videos and annotations. Killed and"
-        " started again, it continues.",
-        argument_default=argparse.SUPPRESS,
+        " started again, it continues. DATASET --help shows the options of each.",
     )
-    add = parser.add_argument
-    add("dataset", choices=manifest.DATASETS)
+    commands = parser.add_subparsers(
+        dest="dataset", required=True, metavar="DATASET", title="data sets"
+    )
+    common = _common_options()
+    for dataset, line in manifest.DATASETS.items():
+        module = importlib.import_module(f"data.{dataset}")
+        command = commands.add_parser(
+            dataset,
+            help=line,
+            description=module.LAYOUT,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,  # the rest goes to Beam, whose options may be similar
+        )
+        own = command.add_argument_group(f"of {dataset}")
+        for field in dataclasses.fields(module.Settings):
+            default = field.default
+            is_plain = default not in (None, dataclasses.MISSING)
+            own.add_argument(
+                f"--{field.name}",
+                type=_type(field),
+                help=field.metadata["help"]
+                + (f" (default: {default})" if is_plain else ""),
+            )
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False
+    )
+    add = parser.add_argument_group("of every data set").add_argument
     add("--data_dir", default="datasets", help="where datasets go (default: datasets)")
-    add("--annotations_dir", help="folder of the official annotation files")
-    add("--videos_dir", help="folder of the videos, if not beside the annotations")
     add("--splits", nargs="+", choices=manifest.SPLITS, help="default: train test")
     add("--fps", type=float, help="frames per second to keep (default: 12)")
     add(
@@ -378,11 +398,6 @@ def _parser() -> argparse.ArgumentParser:
         choices=RUNNERS,
         help="build with Apache Beam; it gets all arguments not listed here",
     )
-    own = parser.add_argument_group("synthetic only")
-    for field in dataclasses.fields(synthetic.Settings):
-        own.add_argument(
-            f"--{field.name}", type=field.type, help=f"default: {field.default}"
-        )
     return parser
 
 

@@ -1,15 +1,15 @@
 """Charades: 157 classes, several per video, from the official annotation files."""
 
 import csv
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from data import manifest
 
-LABEL_KIND = "multi_label"
 LAYOUT = """\
 Charades expects, as unpacked from Charades.zip and Charades_v1_480.zip:
   ANNOTATIONS_DIR/Charades_v1_train.csv
@@ -32,6 +32,7 @@ COLUMNS = (
     "length",
 )
 CLASSES_FILE = "Charades_v1_classes.txt"
+OFFICIAL_VIDEOS = {"train": 7985, "test": 1863}
 
 # Upper case only: 19 official ids look like numbers (00607, 150E6), and a spreadsheet
 # that rewrites them must not pass for a missing video.
@@ -40,17 +41,33 @@ _ACTION = re.compile(r"c(\d{3}) (\d+\.?\d*) (\d+\.?\d*)")
 _CLASS = re.compile(r"c(\d{3}) (\S.*)")
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Where the files are."""
+
+    name: ClassVar[str] = "charades"
+    annotations_dir: Path = manifest.option("folder of the official annotation files")
+    videos_dir: Path | None = manifest.option(
+        "folder of the videos (default: Charades_v1_480 beside the annotations)", None
+    )
+
+
 def default_videos_dir(annotations_dir: Path) -> Path:
     """Where the official archive of 480-pixel videos unpacks."""
     return annotations_dir / "Charades_v1_480"
 
 
-def sources(splits: Sequence[str], annotations_dir: Path) -> list[Path]:
-    """The annotation files that a build of `splits` reads."""
-    return [
-        annotations_dir / CLASSES_FILE,
-        *(_csv_path(split, annotations_dir) for split in splits),
-    ]
+def read(settings: Settings, splits: Sequence[str]) -> manifest.Annotations:
+    """Reads the official files; see `clips` for what becomes of their oddities."""
+    folder = settings.annotations_dir
+    videos_dir = settings.videos_dir or default_videos_dir(folder)
+    return manifest.Annotations(
+        label_kind="multi_label",
+        classes=classes(folder),
+        clips={split: list(clips(split, folder, videos_dir)) for split in splits},
+        sources=[folder / CLASSES_FILE, *(_csv_path(s, folder) for s in splits)],
+        official_videos=OFFICIAL_VIDEOS,
+    )
 
 
 def classes(annotations_dir: Path) -> list[str]:

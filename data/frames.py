@@ -110,7 +110,8 @@ def extract(
     av.logging.set_level(None)
     try:
         # Metadata is in whatever encoding the camera had; none of it is used.
-        with av.open(str(path), metadata_errors="ignore") as container:
+        # A whole path: FFmpeg takes the "a" of "a:b.mp4" for a protocol.
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
             sampler = _Sampler(
                 container,
                 interval=1 / Fraction(str(fps)),

@@ -1,24 +1,35 @@
-"""What a dataset tells the build: its classes, and one Clip per video.
+"""What a dataset tells the build: its options, its classes, and one Clip per video.
 
 A dataset is a module of this package, listed in `DATASETS`, with
 
-    LABEL_KIND                             "multi_label" or "single_label"
-    LAYOUT                                 the files it expects, for error messages
-    classes(annotations_dir) -> list[str]  in the order of the official list
-    clips(split, annotations_dir, videos_dir) -> Iterator[Clip], in file order
-    sources(splits, annotations_dir) -> list[Path], the files that were read
-    default_videos_dir(annotations_dir) -> Path
+    LAYOUT                    the files it expects, for error messages
+    Settings                  a dataclass of its command-line options, see `option`; its
+                              `name` is that of the folder that is built
+    read(settings, splits)    -> Annotations
 
-and, when it makes its own videos, a `Settings` dataclass and
-`tasks(settings, folder)`; see synthetic.py.  Nothing here may import TensorFlow: the
-command line answers at once, and decoding processes stay small.
+and, when it makes its own videos, `make(settings, folder, run)`, which returns what
+`read` then gets; see synthetic.py.  Nothing here may import TensorFlow: the command
+line answers at once, and decoding processes stay small.
 """
 
 import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
-DATASETS = ("charades", "synthetic")
+# Each with a line for --help.
+DATASETS = {
+    "folder": "your own videos, in class folders",
+    "charades": "Charades, from its official files",
+    "synthetic": "made-up videos of moving objects, no download",
+}
 SPLITS = ("train", "test")
+
+_NAME = re.compile(r"\w[\w.-]*")
+_UNSAFE = re.compile(r"[^\w.-]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,3 +56,66 @@ class Clip:
     segments: tuple[tuple[int, float, float], ...] = ()
     notes: tuple[str, ...] = ()
     row: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """What a dataset's files say of the splits that were asked for.
+
+    Attributes:
+      label_kind: "multi_label" or "single_label".
+      classes: in the order of the official list; a label id is an index into it.
+      clips: of each split, in file order.
+      sources: the files that were read.
+      official_videos: of each split, how many videos the official list has; a split
+        whose number is not known is left out.
+      left_out: of each split, by reason, what is in the files and no video of the set.
+      remarks: sentences that whoever reads a result should know.
+    """
+
+    label_kind: str
+    classes: list[str]
+    clips: Mapping[str, Sequence[Clip]]
+    sources: Sequence[Path] = ()
+    official_videos: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(
+        default_factory=dict
+    )
+    remarks: Sequence[str] = ()
+
+
+def option(text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field of Settings that is a command-line option; without default, required."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def check_name(dataset: str, name: str) -> None:
+    """Raises a ValueError for a name that cannot be that of a folder of shards."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{dataset}: --name must consist of letters, digits, '_', '-' and '.', got"
+            f" {name!r}. Recipes name the data set by it, and so does its folder."
+        )
+
+
+def unique_ids(names: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Ids that are safe as file names.
+
+    Folders are joined by "__", and what is neither letter, digit, dot nor dash becomes
+    "_".  Names that would then look alike, in small letters too, get the CRC-32 of
+    their key behind, so that no order decides.
+
+    Args:
+      names: to be read by people, such as "<class>/<file>".
+      keys: of each name, what no other has.
+    """
+    ids = [_UNSAFE.sub("_", name.replace("/", "__")) for name in names]
+    times = Counter(i.lower() for i in ids)
+    return [
+        i if times[i.lower()] == 1 else f"{i}-{_crc(key)}"
+        for i, key in zip(ids, keys, strict=True)
+    ]
+
+
+def _crc(key: str) -> str:
+    return f"{crc32(key.encode('utf-8', 'surrogateescape')):08x}"

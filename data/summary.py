@@ -14,7 +14,9 @@ SHORT_VIDEO_FRAMES = 64  # the clip length of most recipes
 INFO_NAME = "dataset_info.json"
 
 
-def split_entry(work: Sequence[shards.Shard], num_classes: int) -> dict[str, Any]:
+def split_entry(
+    split: str, work: Sequence[shards.Shard], read: manifest.Annotations
+) -> dict[str, Any]:
     """A split's entry of dataset_info.json, added up from the reports of its shards."""
     reports = [shards.finished_report(shard) for shard in work]
     if None in reports:
@@ -35,6 +37,7 @@ def split_entry(work: Sequence[shards.Shard], num_classes: int) -> dict[str, Any
     labels = Counter(label for video in built for label in video["labels"])
     lengths = [video["frames"] for video in built] or [0]
     return {
+        "official_videos": read.official_videos.get(split),
         "videos_expected": len(built) + len(skipped),
         "videos_built": len(built),
         "videos_skipped": len(skipped),
@@ -43,6 +46,7 @@ def split_entry(work: Sequence[shards.Shard], num_classes: int) -> dict[str, Any
             sorted(Counter(s["reason"] for s in skipped).items())
         ),
         "skipped": skipped,
+        "left_out": {k: list(v) for k, v in read.left_out.get(split, {}).items()},
         "notes": {name: count for name, count in sorted(notes.items()) if count},
         "frames": sum(video["frames"] for video in built),
         "bytes": sum(report["bytes"] for report in reports),
@@ -55,7 +59,7 @@ def split_entry(work: Sequence[shards.Shard], num_classes: int) -> dict[str, Any
                 video["frames"] < SHORT_VIDEO_FRAMES for video in built
             ),
         },
-        "labels_per_class": [labels[i] for i in range(num_classes)],
+        "labels_per_class": [labels[i] for i in range(len(read.classes))],
         "shards": [
             {
                 "file": report["shard"],
@@ -114,24 +118,41 @@ def table(info: records.DatasetInfo) -> str:
             f"{split['bytes'] / 1e6:9.1f}{len(split['shards']):7}"
         )
     for name, split in info.splits.items():
-        count = split["frames_per_video"]
+        lines += _details(name, split, info.coverage(name))
+    return "\n".join([*lines, *raw["remarks"]])
+
+
+def _details(name: str, split: dict[str, Any], coverage: dict[str, Any]) -> list[str]:
+    lines, count = [], split["frames_per_video"]
+    if coverage["official_videos"]:
         lines.append(
-            f"{name}: frames per video min {count['min']}, median"
-            f" {count['median']:g}, max {count['max']};"
-            f" {count[f'shorter_than_{SHORT_VIDEO_FRAMES}']} of"
-            f" {split['videos_built']} have fewer than {SHORT_VIDEO_FRAMES}"
+            f"{name}: coverage {coverage['share']:.1%} of the"
+            f" {coverage['official_videos']:,} official videos"
         )
-        if split["notes"]:
-            notes = ", ".join(f"{k} {v}" for k, v in split["notes"].items())
-            lines.append(f"{name}: annotations and files: {notes}")
-        if split["skipped"]:
-            reasons = split["skipped_by_reason"].items()
-            lines.append(
-                f"{name}: skipped: {', '.join(f'{k} {v}' for k, v in reasons)}"
-            )
-        lines += [
-            f"  {s['id']}  {s['reason']}: {s['detail']}" for s in split["skipped"][:20]
-        ]
-        if len(split["skipped"]) > 20:
-            lines.append(f"  ... all {len(split['skipped'])} are in {INFO_NAME}")
-    return "\n".join(lines)
+    lines.append(
+        f"{name}: frames per video min {count['min']}, median {count['median']:g}, max"
+        f" {count['max']}; {count[f'shorter_than_{SHORT_VIDEO_FRAMES}']} of"
+        f" {split['videos_built']} have fewer than {SHORT_VIDEO_FRAMES}"
+    )
+    if split["notes"]:
+        lines.append(f"{name}: annotations and files: {_counts(split['notes'])}")
+    for reason, names in split["left_out"].items():
+        lines.append(f"{name}: left out: {len(names)} {reason}")
+        lines += _first(names)
+    if split["skipped"]:
+        lines.append(f"{name}: skipped: {_counts(split['skipped_by_reason'])}")
+        lines += _first(
+            [f"{s['id']}  {s['reason']}: {s['detail']}" for s in split["skipped"]]
+        )
+    return lines
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _first(items: Sequence[str]) -> list[str]:
+    lines = [f"  {item}" for item in items[:20]]
+    if len(items) > 20:
+        lines.append(f"  ... all {len(items)} are in {INFO_NAME}")
+    return lines

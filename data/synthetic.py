@@ -14,15 +14,15 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from data import charades, manifest
 
-LABEL_KIND = "multi_label"
 LAYOUT = "The synthetic dataset makes its own files."
 CLASSES = (
     "moving left",
@@ -39,21 +39,19 @@ _SLOWEST, _FASTEST = 0.6, 0.8
 _SMALLEST, _LARGEST = 0.4, 0.9  # diameter over the picture's short side
 
 default_videos_dir = charades.default_videos_dir
-sources = charades.sources
-classes = charades.classes
-clips = charades.clips
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What is made: how many videos of which size, from which seed."""
 
-    train_videos: int = 512
-    test_videos: int = 96
-    height: int = 64
-    width: int = 80
-    video_seconds: float = 2.75
-    seed: int = 0
+    name: ClassVar[str] = "synthetic"
+    train_videos: int = manifest.option("videos to make for training", 512)
+    test_videos: int = manifest.option("videos to make for the test", 96)
+    height: int = manifest.option("in pixels", 64)
+    width: int = manifest.option("in pixels", 80)
+    video_seconds: float = manifest.option("length of each video", 2.75)
+    seed: int = manifest.option("another one makes other videos", 0)
 
     def __post_init__(self):
         for name in ("train_videos", "test_videos"):
@@ -118,17 +116,21 @@ def make(
     settings: Settings,
     folder: Path,
     run: Callable[[Callable, Iterable[dict]], None],
-) -> None:
+) -> charades.Settings:
     """Makes the videos and their annotations in `folder`, unless they are there.
 
     Args:
       settings: what to make.
       folder: emptied first when it holds something else.
       run: calls a function once with each of some keyword arguments, in any order.
+
+    Returns:
+      Where they are, for `read`.
     """
+    made = charades.Settings(annotations_dir=folder)
     done, content = folder / "settings.json", dataclasses.asdict(settings)
     if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == content:
-        return
+        return made
     shutil.rmtree(folder, ignore_errors=True)
     videos_dir = default_videos_dir(folder)
     videos_dir.mkdir(parents=True)
@@ -153,6 +155,12 @@ def make(
                 )
     run(write_video, tasks)
     done.write_text(json.dumps(content), encoding="utf-8")
+    return made
+
+
+def read(settings: charades.Settings, splits: Sequence[str]) -> manifest.Annotations:
+    """Reads what `make` made."""
+    return dataclasses.replace(charades.read(settings, splits), official_videos={})
 
 
 def thing(settings: Settings, split: str, index: int) -> Thing:

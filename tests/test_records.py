@@ -174,6 +174,7 @@ def test_info_is_read_back(folder):
     assert (info.fps, info.short_side, info.classes) == (12.0, 256, CLASSES)
     assert info.video_ids("train") == [["B", "A"]]
     assert info.coverage("train") == {
+        "official_videos": None,
         "videos_expected": 4,
         "videos_built": 3,
         "videos_skipped": 1,
@@ -181,6 +182,14 @@ def test_info_is_read_back(folder):
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         info.fps = 3
+
+
+@pytest.mark.parametrize("official, share", [(5, 3 / 5), (2, 3 / 4)])
+def test_coverage_is_of_the_official_videos(folder, official, share):
+    entry = {"videos_expected": 4, "videos_built": 3, "official_videos": official}
+    change(folder, splits={"train": entry})
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    assert info.coverage("train")["share"] == share
 
 
 def test_a_missing_dataset_names_the_command(tmp_path):

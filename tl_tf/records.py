@@ -180,9 +180,9 @@ class DatasetInfo:
     """`dataset_info.json`: what a build made.
 
     `splits[name]` holds videos_expected, videos_built, videos_skipped,
-    videos_without_label, skipped (a list of {id, reason, detail}), frames, bytes,
-    labels_per_class (videos per class), and shards: a list of {file, records, frames,
-    bytes, sha256}.
+    videos_without_label, skipped (a list of {id, reason, detail}), official_videos (or
+    None), left_out (names by reason), frames, bytes, labels_per_class (videos per
+    class), and shards: a list of {file, records, frames, bytes, sha256}.
     """
 
     dataset: str
@@ -257,14 +257,22 @@ class DatasetInfo:
         return [[v["id"] for v in r["built"]] for r in self.reports(split)]
 
     def coverage(self, split: str) -> dict[str, Any]:
-        """How much of what the annotations list was built: for every result file."""
+        """How much of the split was built: for every result file.
+
+        `share` is of the official number of videos where that is known, otherwise of
+        those that the annotation files list; a list that was cut down does not count as
+        complete.  `official_videos` is None where it is not known.
+        """
         entry = self.split(split)
         expected, built = entry["videos_expected"], entry["videos_built"]
+        official = entry.get("official_videos")
+        whole = max(expected, official or 0)
         return {
+            "official_videos": official,
             "videos_expected": expected,
             "videos_built": built,
             "videos_skipped": expected - built,
-            "share": built / expected if expected else 0.0,
+            "share": built / whole if whole else 0.0,
         }
 
 

@@ -117,7 +117,13 @@ def test_info_counts_everything(built):
         "Charades_v1_test.csv",
         "Charades_v1_train.csv",
     ]
-    assert info.coverage("train")["share"] == 6 / 7
+    assert info.coverage("train") == {
+        "official_videos": 7985,
+        "videos_expected": 7,
+        "videos_built": 6,
+        "videos_skipped": 1,
+        "share": 6 / 7985,
+    }
 
 
 def test_table_is_printed(source, tmp_path, capsys):
@@ -126,6 +132,7 @@ def test_table_is_printed(source, tmp_path, capsys):
     assert "train         7      6       1        1        69" in captured.out
     assert "6 of 6 have fewer than 64" in captured.out
     assert "  BROKE  unreadable: Invalid data found" in captured.out
+    assert "train: coverage 0.1% of the 7,985 official videos" in captured.out
     assert "start_after_end 1" in captured.out
     assert "videos 9/9" in captured.err
 
@@ -337,11 +344,6 @@ USER_ERRORS = {
     "rate nan": (["synthetic", "--fps=nan"], "--fps must be above 0, got nan"),
     "workers": (["synthetic", "--num_workers=0"], "--num_workers must be at least 1"),
     "share": (["synthetic", "--max_skipped=5"], "must be in 0..1, got 5.0"),
-    "seed": (
-        ["charades", "--annotations_dir=x", "--seed=3"],
-        "charades: --seed is only for a dataset that makes its own videos",
-    ),
-    "folders": (["synthetic", "--videos_dir=x"], "makes its own files; leave out"),
     "odd size": (["synthetic", "--width=51"], "width must be even (H.264) and at"),
     "few": (["synthetic", "--test_videos=0"], "test_videos must be in 1..9999, got 0"),
     "short": (["synthetic", "--video_seconds=0"], "video_seconds must be in 0.5..600"),
@@ -381,7 +383,7 @@ def test_a_video_in_both_splits_is_an_error(source, tmp_path):
 
 
 def test_unknown_names_list_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="no dataset 'k400'; known: charades, synth"):
+    with pytest.raises(ValueError, match="no dataset 'k400'; known: folder, charad"):
         build.build("k400", tmp_path)
     with pytest.raises(ValueError, match="--splits must be among train, test, got val"):
         build.build("synthetic", tmp_path, splits=["val"])
@@ -390,9 +392,17 @@ def test_unknown_names_list_the_known_ones(tmp_path):
 
 
 def test_unknown_arguments_need_a_runner(capsys):
+    for arguments in (["synthetic", "--region=x"], ["charades", "--seed=3"]):
+        with pytest.raises(SystemExit):
+            build.main(arguments)
+        message = f"unrecognized arguments: {arguments[1]} (only with"
+        assert message in capsys.readouterr().err
+
+
+def test_options_are_not_abbreviated(capsys):
     with pytest.raises(SystemExit):
-        build.main(["synthetic", "--region=x"])
-    assert "unrecognized arguments: --region=x (only with" in capsys.readouterr().err
+        build.main(["synthetic", "--num_work=3"])
+    assert "unrecognized arguments: --num_work=3" in capsys.readouterr().err
 
 
 def test_exit_status_of_too_many_skipped(source, tmp_path, capsys):
@@ -415,7 +425,8 @@ def test_a_full_disk_is_a_sentence(source, tmp_path, capsys, monkeypatch):
 def test_help_does_not_wait_for_tensorflow():
     code = (
         "import sys\nfrom data import build\n"
-        "try: build.main(['--help'])\nexcept SystemExit: pass\n"
+        "for arguments in (['--help'], ['charades', '--help']):\n"
+        "    try: build.main(arguments)\n    except SystemExit: pass\n"
         "sys.exit('tensorflow' in sys.modules or 'av' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ})
