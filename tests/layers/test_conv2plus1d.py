@@ -9,7 +9,8 @@ from tl_tf.layers import conv2plus1d
 B, T, H, W, C, D, S = 2, 3, 5, 7, 6, 8, 4
 SIZES = {"B": B, "T": T, "H": H, "W": W, "C": C, "D": D, "S": S, "H'": H, "W'": W}
 HALVED = SIZES | {"H'": 3, "W'": 4}
-TOKEN_MODULE = {"num_tokens": S}
+TOKEN_MODULE = {"token_module": {"num_tokens": S}}
+ATTENTION = {"num_heads": 3}
 
 
 def built(layer, x):
@@ -35,54 +36,17 @@ def test_temporal_conv_is_a_conv1d_at_every_cell(use_depthwise):
 
 
 @pytest.mark.parametrize(
-    "tokenizer, options, zero_gradients",
-    [
-        ("bottleneck", {}, ()),
-        ("bottleneck", {"use_projection": True, "mixing": "per_token"}, ()),
-        ("v1.0", {"beta": "conv", "zero_init": True}, ()),
-        (
-            "v1.1",
-            {"mixing": "per_frame", "beta": "mlp", "use_norm": True},
-            ("scores/bias", "mix_bias"),
-        ),
-    ],
-)
-def test_token_module_keeps_the_contract(tokenizer, options, zero_gradients):
-    layer = conv2plus1d.TokenModule(S, tokenizer, **options)
-    check_layer(layer, SIZES, zero_gradients=zero_gradients)
-
-
-def test_token_module_attends_over_all_frames():
-    x = random_normal(B, T, H, W, C)
-    layer = built(conv2plus1d.TokenModule(S), x)
-    clip, tokens, maps = layer(x)
-
-    learner, fuser = layer.token_learner, layer.token_fuser
-    kernel, bias = (w.numpy() for w in learner.scores.weights)
-    frames = x.reshape(B * T, H, W, C)
-    want_maps = reference.sigmoid(reference.conv2d(frames, kernel, bias))
-    want_tokens = reference.pool(want_maps, frames) / (H * W)
-    z = want_tokens.reshape(B, T * S, C)
-    q, k, v = (z @ w.numpy() for w in layer.transformer.weights)
-    y = reference.vector_attention(q, k, v).reshape(B, T, S, C)
-    y = reference.mix(y, fuser.mix.numpy(), "joint")
-    cells = x.reshape(B, T, H * W, C)
-    kernel, bias = (w.numpy() for w in fuser.beta.weights)
-    fused = reference.fuse(y, cells, reference.sigmoid(cells @ kernel + bias))
-
-    np.testing.assert_allclose(maps, want_maps.reshape(B, T, H, W, S), atol=1e-5)
-    np.testing.assert_allclose(tokens, want_tokens.reshape(B, T, S, C), atol=1e-5)
-    np.testing.assert_allclose(clip, (cells + fused).reshape(x.shape), atol=1e-4)
-
-
-@pytest.mark.parametrize(
     "options, sizes",
     [
         ({}, SIZES),
         ({"stride": 2}, HALVED),
-        ({"stride": 2, "token_module": TOKEN_MODULE}, HALVED),
-        ({"token_module": TOKEN_MODULE, "use_conv2d": False}, SIZES),
-        ({"stride": 2, "token_module": TOKEN_MODULE, "use_conv2d": False}, HALVED),
+        ({"stride": 2, "layers": TOKEN_MODULE}, HALVED),
+        ({"layers": TOKEN_MODULE, "use_conv2d": False}, SIZES),
+        ({"stride": 2, "layers": TOKEN_MODULE, "use_conv2d": False}, HALVED),
+        ({"stride": 2, "layers": {"joint": ATTENTION}}, HALVED),
+        ({"layers": {"temporal": ATTENTION}}, SIZES),
+        ({"layers": {"spatial": ATTENTION}, "use_conv2d": False}, SIZES),
+        ({"layers": {"spatial": ATTENTION} | TOKEN_MODULE}, SIZES),
         ({"batch_norm": "sync"}, SIZES),
     ],
 )
@@ -123,7 +87,7 @@ def test_block_starts_as_its_shortcut():
 
 def test_block_names_its_learned_tokens_and_token_maps():
     x = random_normal(B, T, H, W, C)
-    block = conv2plus1d.Conv2Plus1DBlock(D, 9, stride=2, token_module=TOKEN_MODULE)
+    block = conv2plus1d.Conv2Plus1DBlock(D, 9, stride=2, layers=TOKEN_MODULE)
     shapes = {name: tuple(y.shape) for name, y in block(x)[1].items()}
     assert shapes == {"learned_tokens": (B, T, S, 9), "token_maps": (B, T, 3, 4, S)}
     assert conv2plus1d.Conv2Plus1DBlock(D, 9)(x)[1] == {}
@@ -151,16 +115,12 @@ def test_unit_variance_needs_one_step_of_momentum():
     "make, message",
     [
         (
-            lambda: conv2plus1d.TokenModule(S, "v2"),
-            r"tokenizer must be one of \('bottleneck', 'v1.0', 'v1.1'\), got 'v2'",
-        ),
-        (
-            lambda: conv2plus1d.TokenModule(S, "v1.0", use_projection=True),
-            "use_projection needs tokenizer='bottleneck', got 'v1.0'",
-        ),
-        (
             lambda: conv2plus1d.Conv2Plus1DBlock(D, 9, use_conv2d=False),
-            "use_conv2d=False needs a token_module",
+            "use_conv2d=False, so no conv1d in layers",
+        ),
+        (
+            lambda: conv2plus1d.Conv2Plus1DBlock(D, 9, layers={"lstm": {}}),
+            r"layers must be of \('conv1d', .*'token_module'\), got \['lstm'\]",
         ),
         (
             lambda: conv2plus1d.Conv2Plus1DBlock(D, 9, batch_norm="none"),

@@ -1,17 +1,18 @@
-"""The X(2+1)D residual block and the TokenLearner module that replaces its conv1d.
+"""The X(2+1)D residual block, whose conv1d and conv2d other layers may replace.
 
 Layers take clips [B, T, H, W, C]. Inside, time is folded into the batch, and the
 temporal convolution is a 2-D one over [B, T, H*W, C] with a (K, 1) kernel: the same
 sums as a 1-D convolution, on a path that every backend compiles well.
 """
 
+import functools
+
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import token_learner, vector_attention
+from tl_tf.layers import bottleneck
 
 BATCH_NORMS = ("local", "sync", "frozen")
-TOKENIZERS = ("bottleneck", "v1.0", "v1.1")
 
 # X3D (SlowFast's configs): epsilon 1e-5 and momentum 0.1, which Keras counts from the
 # other end.
@@ -114,118 +115,36 @@ class TemporalConv(tf_keras.layers.Layer):
         }
 
 
-class TokenModule(tf_keras.layers.Layer):
-    """TokenLearner, Vector Transformer over all S*T learned tokens, TokenFuser.
-
-    Returns the clip, the learned tokens and the token maps.
-
-    Shapes: x [B, T, H, W, C] -> [B, T, H, W, C], [B, T, S, C], [B, T, H, W, S]
-    Source: Section 6.1, Figure 9 and Appendix A.
-    Args:
-      num_tokens: S per frame, at least 1.
-      tokenizer: "bottleneck" (the paper's), "v1.0" or "v1.1".
-      mixing: as in `TokenFuser`.
-      beta: as in `TokenFuser`.
-      use_norm: as in `TokenFuser`.
-      zero_init: as in `TokenFuser`.
-      use_projection: as in `BottleneckTokenLearner`; the other tokenizers have none.
-    Raises:
-      ValueError: tokenizer is unknown or has no projection.
-    """
-
-    def __init__(
-        self,
-        num_tokens: int = 8,
-        tokenizer: str = "bottleneck",
-        *,
-        mixing: str = "joint",
-        beta: str = "linear",
-        use_norm: bool = False,
-        zero_init: bool = False,
-        use_projection: bool = False,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        if tokenizer not in TOKENIZERS:
-            raise ValueError(
-                f"{self.name}: tokenizer must be one of {TOKENIZERS}, got "
-                f"{tokenizer!r}."
-            )
-        if use_projection and tokenizer != "bottleneck":
-            raise ValueError(
-                f"{self.name}: use_projection needs tokenizer='bottleneck', got "
-                f"{tokenizer!r}."
-            )
-        self.num_tokens = num_tokens
-        self.tokenizer = tokenizer
-        self.use_projection = use_projection
-        if tokenizer == "bottleneck":
-            self.token_learner = token_learner.BottleneckTokenLearner(
-                num_tokens, use_projection=use_projection, name="token_learner"
-            )
-        elif tokenizer == "v1.0":
-            self.token_learner = token_learner.TokenLearner(
-                num_tokens, name="token_learner"
-            )
-        else:
-            self.token_learner = token_learner.TokenLearnerV11(
-                num_tokens, name="token_learner"
-            )
-        self.transformer = vector_attention.VectorTransformer(name="transformer")
-        self.token_fuser = token_learner.TokenFuser(
-            mixing,
-            beta,
-            use_norm=use_norm,
-            zero_init=zero_init,
-            name="token_fuser",
-        )
-
-    def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the clip, the learned tokens and the token maps."""
-        _, t, h, w, c = x.shape
-        s = self.num_tokens
-        # Version 1.1 knows no grid: it takes [B*T, H*W, C].
-        frame_shape = [h * w, c] if self.tokenizer == "v1.1" else [h, w, c]
-        tokens, maps = self.token_learner(tf.reshape(x, [-1, *frame_shape]))
-        maps = tf.reshape(maps, [-1, t, h, w, s])  # [B, T, H, W, S]
-        tokens = tf.reshape(tokens, [-1, t, s, c])  # [B, T, S, C]
-        y = self.transformer(tf.reshape(tokens, [-1, t * s, c]))  # [B, T*S, C]
-        y = tf.reshape(y, [-1, t, s, c])  # [B, T, S, C]
-        x = self.token_fuser(y, tf.reshape(x, [-1, t, h * w, c]))  # [B, T, H*W, C]
-        return tf.reshape(x, [-1, t, h, w, c]), tokens, maps
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "num_tokens": self.num_tokens,
-            "tokenizer": self.tokenizer,
-            "mixing": self.token_fuser.mixing,
-            "beta": self.token_fuser.beta_form,
-            "use_norm": self.token_fuser.use_norm,
-            "zero_init": self.token_fuser.zero_init,
-            "use_projection": self.use_projection,
-        }
+# What may follow the conv2d of a block; a name is an attribute, so a checkpoint key.
+LAYERS = {
+    "conv1d": TemporalConv,
+    "joint": functools.partial(bottleneck.GridAttention, "joint"),
+    "spatial": functools.partial(bottleneck.GridAttention, "spatial"),
+    "temporal": functools.partial(bottleneck.GridAttention, "temporal"),
+    "token_module": bottleneck.TokenModule,
+}
 
 
 class Conv2Plus1DBlock(tf_keras.layers.Layer):
     """An inverted bottleneck whose 3-D convolution is a 2-D and a 1-D one.
 
     Returns the clip and its endpoints: "learned_tokens" [B, T, S, C] and "token_maps"
-    [B, T, H', W', S] where a TokenModule replaces the conv1d, else none.
+    [B, T, H', W', S] where a TokenModule has them, else none.
 
     Shapes: x [B, T, H, W, C] -> [B, T, H', W', D]
-    Source: Section 6.1, Figure 9; X3D's block without squeeze-and-excite and swish. A
-      replaced conv1d leaves its batch normalisation and ReLU behind.
+    Source: Section 6.1, Figure 9; X3D's block without squeeze-and-excite and swish.
+    Differs: the paper does not say what stands around a replaced convolution: its batch
+      normalisation and ReLU stay, and follow every layer of LAYERS.
     Args:
       filters: D, channels out.
-      inner_filters: channels of the convolutions inside.
+      inner_filters: channels of the layers inside.
       stride: 1, or 2 to halve H and W.
-      token_module: None keeps the conv1d; else the arguments of a TokenModule.
+      layers: what follows the conv2d, in order: names of LAYERS, each with the layer's
+        arguments. None is the conv1d.
       use_conv2d: False leaves the conv2d out; the 1x1 before it then takes the stride.
       batch_norm: as in `batch_norm`.
     Raises:
-      ValueError: a conv2d is left out without a token_module; see `batch_norm`.
+      ValueError: a layer is unknown, or a conv1d is left alone; see `batch_norm`.
     """
 
     def __init__(
@@ -234,21 +153,27 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
         inner_filters: int,
         *,
         stride: int = 1,
-        token_module: dict | None = None,
+        layers: dict[str, dict] | None = None,
         use_conv2d: bool = True,
         batch_norm: str = "local",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not use_conv2d and token_module is None:
-            raise ValueError(f"{self.name}: use_conv2d=False needs a token_module.")
+        layers = {"conv1d": {}} if layers is None else layers
+        unknown = set(layers) - set(LAYERS)
+        if unknown:
+            raise ValueError(
+                f"{self.name}: layers must be of {tuple(LAYERS)}, got "
+                f"{sorted(unknown)}."
+            )
+        if not use_conv2d and "conv1d" in layers:
+            raise ValueError(f"{self.name}: use_conv2d=False, so no conv1d in layers.")
         self.filters = filters
         self.inner_filters = inner_filters
         self.stride = stride
-        self.token_module_options = token_module
+        self.layer_options = layers
         self.use_conv2d = use_conv2d
         self.batch_norm = batch_norm
-        self.has_token_module = token_module is not None
 
         self.expand = conv(
             inner_filters, 1, strides=1 if use_conv2d else stride, name="expand"
@@ -257,11 +182,9 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
         if use_conv2d:
             self.conv2d = conv(inner_filters, 3, strides=stride, name="conv2d")
             self.conv2d_norm = self._norm("conv2d_norm")
-        if self.has_token_module:
-            self.token_module = TokenModule(**token_module, name="token_module")
-        else:
-            self.conv1d = TemporalConv(name="conv1d")
-        self.temporal_norm = self._norm("temporal_norm")
+        for name, options in layers.items():
+            setattr(self, name, LAYERS[name](**options, name=name))
+            setattr(self, _norm_of(name), self._norm(_norm_of(name)))
         self.project = conv(filters, 1, name="project")
         # Zero, as X3D: every block starts as its shortcut.
         self.project_norm = self._norm("project_norm", zero_gamma=True)
@@ -285,14 +208,14 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
         x = tf.nn.relu(self.expand_norm(self.expand(x), training=training))
         if self.use_conv2d:
             x = tf.nn.relu(self.conv2d_norm(self.conv2d(x), training=training))
-        x = unfold_time(x, t)  # [B, T, H', W', inner]
-        if self.has_token_module:
-            x, tokens, maps = self.token_module(x)
-            endpoints = {"learned_tokens": tokens, "token_maps": maps}
-        else:
-            x = self.conv1d(x)
-        x = fold_time(x)  # [B*T, H', W', inner]
-        x = tf.nn.relu(self.temporal_norm(x, training=training))
+        for name in self.layer_options:
+            x = getattr(self, name)(unfold_time(x, t))  # [B, T, H', W', inner]
+            if name == "token_module":
+                x, tokens, maps = x
+                endpoints = {"learned_tokens": tokens}
+                endpoints |= {} if maps is None else {"token_maps": maps}
+            x = getattr(self, _norm_of(name))(fold_time(x), training=training)
+            x = tf.nn.relu(x)  # [B*T, H', W', inner]
         x = self.project_norm(self.project(x), training=training)
         x = tf.nn.relu(shortcut + x)
         return unfold_time(x, t), endpoints  # [B, T, H', W', D]
@@ -302,14 +225,18 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        options = self.token_module_options
         return {
             **super().get_config(),
             "filters": self.filters,
             "inner_filters": self.inner_filters,
             "stride": self.stride,
             # Keras wraps a dict that is an attribute; JSON takes only a plain one.
-            "token_module": None if options is None else dict(options),
+            "layers": {name: dict(kw) for name, kw in self.layer_options.items()},
             "use_conv2d": self.use_conv2d,
             "batch_norm": self.batch_norm,
         }
+
+
+def _norm_of(layer: str) -> str:
+    """The attribute, so the checkpoint key, of the norm behind one of LAYERS."""
+    return "spatial_norm" if layer == "spatial" else "temporal_norm"

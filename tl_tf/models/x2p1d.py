@@ -1,12 +1,12 @@
-"""X(2+1)D, and X(2+1)D with TokenLearner modules in its last stage (Section 6.1)."""
+"""X(2+1)D, and X(2+1)D with other modules in its last stage (Section 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import gin
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import conv2plus1d, token_learner
+from tl_tf.layers import bottleneck, conv2plus1d, token_learner, tokenizers
 
 # X3D-M (Section 6.1: "identical to X3D-M"): channels of each stage and of its insides.
 STAGE_FILTERS = (24, 48, 96, 192)
@@ -16,7 +16,24 @@ STAGE_STRIDES = (2, 2, 2, 2)
 HEAD_FILTERS = 2048  # X3D keeps it at every width
 STEM_KERNEL_FRAMES = 5
 
-MODULES = ("conv1d", "token_learner")
+# Tables XII and XIII: the layers of a module, names of conv2plus1d.LAYERS in order.
+MODULES = {
+    "conv1d": ("conv1d",),
+    "joint": ("joint",),
+    "temporal": ("temporal",),
+    "spatial": ("spatial",),
+    "spatial_temporal": ("spatial", "temporal"),
+    "mlp_mixer": ("token_module",),
+    "token_learner": ("token_module",),
+    "spatial_token_learner": ("spatial", "token_module"),
+}
+# Table XIII's cost fits a Mixer over the means of the frames.
+MLP_MIXER = {
+    "num_tokens": 1,
+    "tokenizer": "grid",
+    "transformer": "mlp_mixer",
+    "restore": "broadcast",
+}
 STEM_KERNELS = ("full", "depthwise")
 
 
@@ -24,16 +41,17 @@ class X2Plus1D(tf_keras.Model):
     """X3D-M with (2+1)-D convolutions: stem, four stages, head, classifier.
 
     `call` returns the logits [B, K] and a dict of endpoints: "stem", "stage_i",
-    "stage_i/block_j", "head", "pooled", and for a block with a TokenLearner module
-    "stage_i/block_j/learned_tokens" [B, T, S, C] and "stage_i/block_j/token_maps"
-    [B, T, H, W, S]. No weight depends on H or W.
+    "stage_i/block_j", "head", "pooled", and for a block with a TokenModule
+    "stage_i/block_j/learned_tokens" [B, T, S, C] and, if its tokenizer has them,
+    "stage_i/block_j/token_maps" [B, T, H, W, S]. No weight depends on H or W.
 
     Shapes: frames [B, T, H, W, 3] -> [B, K]
     Source: Section 6.1 and Figure 9.
     Differs: everything Section 6.1 leaves to X3D is as there, but what the printed 532
       GFLOPs decide: a full temporal convolution in the stem, and the average after the
       last projection instead of before it (else 519.5).
-    Args: as `build_x2p1d`; token_module are the arguments of a `TokenModule`.
+    Args: as `build_x2p1d`; module_layers are, for each block of the last stage with a
+      module, the `layers` of its `Conv2Plus1DBlock`.
     """
 
     def __init__(
@@ -41,8 +59,7 @@ class X2Plus1D(tf_keras.Model):
         num_classes: int,
         *,
         num_frames: int,
-        token_module: dict | None,
-        module_blocks: Sequence[int],
+        module_layers: Mapping[int, dict],
         use_conv2d: bool,
         width: float,
         stage_depths: Sequence[int],
@@ -76,12 +93,12 @@ class X2Plus1D(tf_keras.Model):
             stage, is_last = f"stage_{i + 1}", i == len(stage_depths) - 1
             self.stages[stage] = []
             for j in range(depth):
-                has_module = is_last and token_module and j in module_blocks
+                has_module = is_last and j in module_layers
                 block = conv2plus1d.Conv2Plus1DBlock(
                     scaled(STAGE_FILTERS[i]),
                     scaled(INNER_FILTERS[i]),
                     stride=stage_strides[i] if j == 0 else 1,
-                    token_module=token_module if has_module else None,
+                    layers=module_layers[j] if has_module else None,
                     use_conv2d=use_conv2d or not has_module,
                     batch_norm=batch_norm,
                     name=f"{stage}/block_{j}",
@@ -168,18 +185,22 @@ def build_x2p1d(
     num_classes: int = gin.REQUIRED,
     *,
     num_frames: int = 64,
-    module: str = "conv1d",
+    module: str | Sequence[str] = "conv1d",
     # Table XI's cost fits three of the seven blocks. Bottleneck Transformers, whose
     # style Section 6.1 follows, replace the final three: so do we.
     module_blocks: Sequence[int] = (4, 5, 6),
     use_conv2d: bool = True,
     num_tokens: int = 8,
     tokenizer: str = "bottleneck",
+    transformer: str | None = None,
+    num_heads: int = 8,
+    restore: str = "fuser",
     mixing: str = "joint",
     beta: str = "linear",
     use_norm: bool = False,
     zero_init: bool = False,
     cost_matching: bool = False,
+    dense_grid: Sequence[int] = (7, 7),
     width: float = 1.0,
     stage_depths: Sequence[int] = STAGE_DEPTHS,
     stage_strides: Sequence[int] = STAGE_STRIDES,
@@ -188,23 +209,31 @@ def build_x2p1d(
     batch_norm: str = "local",
     dropout_rate: float = 0.5,
 ) -> X2Plus1D:
-    """Builds X(2+1)D-M, its TokenLearner version, or a smaller one of either.
+    """Builds X(2+1)D-M, a version of Tables XI to XIV, or a smaller one of either.
 
     Args:
       num_classes: K, at least 1.
       num_frames: T of every clip, at least 1; with mixing "joint" or "per_token" the
         weights depend on it.
-      module: what follows the conv2d in module_blocks: "conv1d" or "token_learner".
+      module: what follows the conv2d in module_blocks: one of MODULES for all of them,
+        or one for each.
       module_blocks: blocks of the last stage, from 0, that get the module.
       use_conv2d: False leaves the conv2d out of those blocks.
       num_tokens: S per frame, at least 1.
-      tokenizer: "bottleneck" (the paper's), "v1.0" or "v1.1".
+      tokenizer: of the TokenLearner modules: "bottleneck" (the paper's), "v1.0",
+        "v1.1", or what Section 6.3.3 compares with: "grid", "dense" or "pooled".
+      transformer: "vector", "mhsa" or, among tokens, "prior" or "mlp_mixer". None is
+        the paper's: "vector" among tokens, "mhsa" in the other modules.
+      num_heads: of the MHSA, a divisor of the channels inside, 432 * width.
+      restore: from tokens to the grid: "fuser" (the paper's), "broadcast" (Table XIV)
+        or "unpool" (Section 3.5.3).
       mixing: TokenFuser's "joint" (the text), "per_frame" or "per_token".
       beta: TokenFuser's "linear" (the text), "mlp" or "conv".
       use_norm: TokenFuser's two LayerNorms; the text has none.
       zero_init: starts TokenFuser's matrix at zero.
       cost_matching: the variant that fits the printed cost of a module, 3.4 GFLOPs and
         0.81M parameters: a 1x1 projection before the pooling, and mixing "per_token".
+      dense_grid: rows and columns of the grid that tokenizer "dense" is made for.
       width: factor on every channel count but the last projection's, above 0.
       stage_depths: blocks of each of the four stages, at least 1 each.
       stage_strides: by which each stage divides H and W, 1 or 2 each: small pictures
@@ -221,6 +250,7 @@ def build_x2p1d(
     _check(num_classes >= 1, "num_classes", ">= 1", num_classes)
     _check(num_frames >= 1, "num_frames", ">= 1", num_frames)
     _check(num_tokens >= 1, "num_tokens", ">= 1", num_tokens)
+    _check(num_heads >= 1, "num_heads", ">= 1", num_heads)
     _check(width > 0, "width", "> 0", width)
     _check(0 <= dropout_rate < 1, "dropout_rate", "in [0, 1)", dropout_rate)
     _check(
@@ -235,54 +265,78 @@ def build_x2p1d(
         f"{len(STAGE_DEPTHS)} strides of 1 or 2",
         stage_strides,
     )
-    for name, value, choices in (
-        ("module", module, MODULES),
-        ("tokenizer", tokenizer, conv2plus1d.TOKENIZERS),
-        ("mixing", mixing, token_learner.MIXINGS),
-        ("beta", beta, token_learner.BETAS),
-        ("stem_kernel", stem_kernel, STEM_KERNELS),
-        ("batch_norm", batch_norm, conv2plus1d.BATCH_NORMS),
-    ):
-        _check(value in choices, name, f"one of {choices}", value)
-    for name, value, ignored in (
-        ("use_conv2d", use_conv2d, False),
-        ("cost_matching", cost_matching, True),
-    ):
+    if isinstance(module, str):
+        modules = (module,) * len(module_blocks)
+    else:
+        modules = tuple(module)
         _check(
-            module != "conv1d" or value != ignored,
-            name,
-            f"{not ignored} with module='conv1d'",
-            value,
+            len(modules) == len(module_blocks),
+            "module",
+            f"one, or one for each of the {len(module_blocks)} module_blocks",
+            modules,
         )
+    for name, values, choices in (
+        ("module", modules, tuple(MODULES)),
+        ("tokenizer", [tokenizer], tuple(tokenizers.TOKENIZERS)),
+        ("transformer", [transformer], (None, *bottleneck.TRANSFORMERS)),
+        ("restore", [restore], bottleneck.RESTORES),
+        ("mixing", [mixing], token_learner.MIXINGS),
+        ("beta", [beta], token_learner.BETAS),
+        ("stem_kernel", [stem_kernel], STEM_KERNELS),
+        ("batch_norm", [batch_norm], conv2plus1d.BATCH_NORMS),
+    ):
+        for value in values:
+            _check(value in choices, name, f"one of {choices}", value)
+    _check(
+        use_conv2d or "conv1d" not in modules,
+        "use_conv2d",
+        "True with module='conv1d'",
+        use_conv2d,
+    )
+    _check(
+        not cost_matching or any(name.endswith("token_learner") for name in modules),
+        "cost_matching",
+        "False with a module that has no TokenLearner",
+        cost_matching,
+    )
     _check(
         not cost_matching or (tokenizer == "bottleneck" and mixing == "joint"),
         "cost_matching",
         "False with another tokenizer or mixing than the default",
         cost_matching,
     )
-    token_module = None
-    if module == "token_learner":
-        depth = stage_depths[-1]
-        _check(
-            len(module_blocks) > 0 and all(0 <= j < depth for j in module_blocks),
-            "module_blocks",
-            f"in 0..{depth - 1} (depth of the last stage {depth}), at least one",
-            module_blocks,
+    depth = stage_depths[-1]
+    _check(
+        module == "conv1d"
+        or (len(module_blocks) > 0 and all(0 <= j < depth for j in module_blocks)),
+        "module_blocks",
+        f"in 0..{depth - 1} (depth of the last stage {depth}), at least one",
+        module_blocks,
+    )
+    token_module = {
+        "num_tokens": num_tokens,
+        "tokenizer": tokenizer,
+        "transformer": transformer or "vector",
+        "num_heads": num_heads,
+        "restore": restore,
+        "mixing": "per_token" if cost_matching else mixing,
+        "beta": beta,
+        "use_norm": use_norm,
+        "zero_init": zero_init,
+        "use_projection": cost_matching,
+        "dense_grid": tuple(dense_grid),
+    }
+    module_layers = {
+        j: _layers(
+            name, token_module, transformer=transformer or "mhsa", num_heads=num_heads
         )
-        token_module = {
-            "num_tokens": num_tokens,
-            "tokenizer": tokenizer,
-            "mixing": "per_token" if cost_matching else mixing,
-            "beta": beta,
-            "use_norm": use_norm,
-            "zero_init": zero_init,
-            "use_projection": cost_matching,
-        }
+        for j, name in zip(module_blocks, modules, strict=True)
+        if name != "conv1d"
+    }
     model = X2Plus1D(
         num_classes,
         num_frames=num_frames,
-        token_module=token_module,
-        module_blocks=module_blocks,
+        module_layers=module_layers,
         use_conv2d=use_conv2d,
         width=width,
         stage_depths=stage_depths,
@@ -295,6 +349,18 @@ def build_x2p1d(
     )
     model.build([None, num_frames, 32, 32, 3])  # any H and W make the same variables
     return model
+
+
+def _layers(module: str, token_module: dict, **attention) -> dict[str, dict]:
+    """The layers of a module, with their arguments."""
+    if module == "mlp_mixer":
+        token_module = MLP_MIXER
+    if "token_module" in MODULES[module]:  # `transformer` is meant for its tokens
+        attention |= {"transformer": "mhsa"}
+    return {
+        name: token_module if name == "token_module" else attention
+        for name in MODULES[module]
+    }
 
 
 def _check(is_valid: bool, argument: str, wanted: str, got) -> None:
