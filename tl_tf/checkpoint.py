@@ -18,6 +18,11 @@ from tl_tf import flax_names, npz, transfer
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _CLASSES = f"classes{_VALUE}"
+_IMAGE_KEYS = {  # of a ViT's variables that a ViViT may lack or keep elsewhere
+    "class_token": transfer.CLASS_TOKEN,
+    "embed/projection/kernel": transfer.PATCH_KERNEL,
+    "embed/projection/bias": transfer.PATCH_KERNEL.replace("kernel", "bias"),
+}
 _PREFIXES = ("opt/target/", "target/", "params/")  # of released .npz files
 
 
@@ -314,7 +319,7 @@ def _names_of(model: tf_keras.Model) -> dict[str, str]:
     flax = flax_names.variables(model)
     by_variable = {id(variable): name for name, variable in flax.items()}
     names = {key: by_variable[id(variable)] for key, variable in keys.items()}
-    return {"class_token": transfer.CLASS_TOKEN, **names}
+    return _IMAGE_KEYS | names
 
 
 def _keys_of(model: tf_keras.Model) -> dict[str, tf.Variable]:
