@@ -16,6 +16,14 @@ def test_patch_embed_keeps_the_contract():
     check_layer(embedding.PatchEmbed(C, PATCH), SIZES)
 
 
+def test_tubelet_embed_keeps_the_contract():
+    check_layer(embedding.TubeletEmbed(C, (2, *PATCH)), SIZES | {"F": 9, "T": 4})
+
+
+def test_frame_embed_keeps_the_contract():
+    check_layer(embedding.FrameEmbed(C, PATCH, 4), SIZES | {"F": 9, "T": 4})
+
+
 def test_conv_stem_keeps_the_contract():
     layer = embedding.ConvStem([5, C], [1, 2])
     check_layer(layer, SIZES | {"Y": 10, "X": 14, "H": 5, "W": 7})
@@ -37,6 +45,47 @@ def test_a_token_is_a_linear_map_of_its_patch():
             patch = x[:, 3 * row : 3 * row + 3, 4 * column : 4 * column + 4]
             want = reference.dense(patch.reshape(B, -1), kernel.reshape(-1, C), bias)
             np.testing.assert_allclose(got[:, row, column], want, rtol=0, atol=1e-5)
+
+
+def test_a_token_is_a_linear_map_of_its_tubelet():
+    x = random_normal(B, 9, Y, X, 3)
+    layer = embedding.TubeletEmbed(C, (2, *PATCH))
+    layer(x)
+    randomize(layer)
+    kernel, bias = (w.numpy() for w in layer.projection.weights)
+    assert kernel.shape == (2, *PATCH, 3, C)
+    got = layer(x).numpy()  # the ninth frame is cut off
+    for t, row, column in np.ndindex(4, H, W):
+        tubelet = x[:, 2 * t : 2 * t + 2, 3 * row : 3 * row + 3]
+        tubelet = tubelet[:, :, :, 4 * column : 4 * column + 4]
+        want = reference.dense(tubelet.reshape(B, -1), kernel.reshape(-1, C), bias)
+        np.testing.assert_allclose(got[:, t, row, column], want, rtol=0, atol=1e-5)
+
+
+def test_sampled_frames_are_embedded_one_by_one():
+    x = random_normal(B, 9, Y, X, 3)
+    layer = embedding.FrameEmbed(C, PATCH, 2)
+    got = layer(x)
+    for t, frame in enumerate([3, 6]):
+        want = layer.patches(x[:, frame])
+        np.testing.assert_allclose(got[:, t], want, rtol=0, atol=1e-6)
+
+
+# Written by hand.
+@pytest.mark.parametrize(
+    "num_frames, count, want",
+    [
+        (5, 5, [0, 1, 2, 3, 4]),
+        (9, 1, [4]),  # 4.5, to the even one
+        (8, 2, [3, 5]),  # 2.67, 5.33
+        (32, 7, [4, 8, 12, 16, 20, 24, 28]),
+        (6, 5, [1, 2, 3, 4, 5]),
+        (7, 3, [2, 4, 5]),  # 1.75, 3.5, 5.25
+        (1, 1, [0]),
+    ],
+)
+def test_frames_are_sampled_uniformly(num_frames, count, want):
+    assert embedding.uniform_frames(num_frames, count) == want
 
 
 def test_conv_stem_is_convolution_norm_gelu():
