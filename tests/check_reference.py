@@ -29,8 +29,8 @@ import tf_keras  # noqa: E402
 
 from tests import scenic_schedules  # noqa: E402
 from tl_tf import checkpoint, fewshot, flax_names, npz  # noqa: E402
-from tl_tf.layers import embedding, token_learner  # noqa: E402
-from tl_tf.models import vit  # noqa: E402
+from tl_tf.layers import embedding, encoder, token_learner  # noqa: E402
+from tl_tf.models import vit, vivit  # noqa: E402
 
 LIMIT = 1e-5
 # A gradient that is zero by theory is rounding noise in the reference; what is smaller
@@ -51,6 +51,15 @@ IGNORED = {  # without a meaning in evaluation
 }
 BACKBONE = {"num_classes", "mlp_dim", "num_layers", "num_heads", "hidden_size"}
 HEAD = {"classifier", "representation_size"}
+VIDEO = {"num_classes", "hidden_size", "patches"}
+VIDEO |= {"temporal_encoding_config", "attention_config"}
+VIDEO_OPTIONS = HEAD | {"return_prelogits", "return_preclassifier"}
+VIDEO_OPTIONS |= {"positional_embedding", "stochastic_droplayer_rate"}
+FACTORISED = {
+    f"{part}_{size}"
+    for part in ("spatial", "temporal")
+    for size in ("mlp_dim", "num_layers", "num_heads")
+}
 # Constructor fields: those that must be there, those that have a default.
 FIELDS = {
     "TokenLearnerModule": ({"num_tokens"}, {"use_sum_pooling"}),
@@ -58,6 +67,12 @@ FIELDS = {
     "TokenFuser": (set(), {"use_normalization", "bottleneck_dim"}),
     "ViT": (BACKBONE | {"patches"}, HEAD | {"positional_embedding"}),
     "TokenLearnerViT": (BACKBONE | {"tokenizer"}, HEAD),
+    "TokenLearnerViTRepresentation": (
+        BACKBONE - {"num_classes"} | {"tokenizer"},
+        {"target_channel_dim", "use_concat_final"},  # which it does not read
+    ),
+    "ViViT": (BACKBONE | VIDEO, VIDEO_OPTIONS),
+    "SpaceTimeViViT": (VIDEO | FACTORISED, VIDEO_OPTIONS),
     "VisionTransformer": (
         {"num_classes", "hidden_size", "patches", "transformer"},
         HEAD | {"head_bias_init", "resnet", "model_name"},
@@ -65,10 +80,16 @@ FIELDS = {
 }
 TOKENIZER = (
     {"type", "patches"},
-    {"num_tokens", "tokenlearner_loc", "use_tokenfuse", "use_v11"},
+    {"num_tokens", "tokenlearner_loc", "use_tokenfuse", "use_v11"}
+    | {"temporal_encoding_config"},
+)
+TEMPORAL_ENCODING = ({"method"}, {"kernel_init_method", "n_sampled_frames"})
+ATTENTION = (
+    set(),
+    {"type", "spatial_only_baseline"}
+    | {"attention_order", "attention_kernel_init_method"},
 )
 TRANSFORMER = ({"mlp_dim", "num_heads", "num_layers"}, {"add_position_embedding"})
-VIDEO = ("ViViT", "SpaceTimeViViT", "TokenLearnerViTRepresentation")
 
 
 class UnsupportedError(Exception):
@@ -98,10 +119,17 @@ class Case:
     """A model or layer of ours, and how it is called.
 
     run: inputs -> output, and the intermediate tensors under their Flax names.
+    has_head: False for a model without the classifier that ours always has.
     """
 
     target: tf_keras.layers.Layer
     run: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]]
+    has_head: bool = True
+
+    def load(self, path: Path) -> None:
+        """Reads the parameters of a file."""
+        new = () if self.has_head else ("output_projection/*",)
+        checkpoint.load_npz(path, self.target, allow_unused=("__*",), allow_new=new)
 
 
 def check_file(path: Path) -> list[Finding]:
@@ -133,10 +161,8 @@ def check_file(path: Path) -> list[Finding]:
 
 def _check_model(path: Path, arrays: dict, config: dict) -> list[Finding]:
     build = BUILDERS.get(config["class"])
-    if config["class"] in VIDEO:
-        raise UnsupportedError(f"video model {config['class']}")
     if build is None:
-        known = ", ".join([*BUILDERS, *VIDEO])
+        known = ", ".join(BUILDERS)
         raise ValueError(f"class {config['class']!r} is unknown. Known: {known}")
     for name in ("__input__", "__output__", "constructor"):
         if name not in arrays and name not in config:
@@ -149,7 +175,7 @@ def _check_model(path: Path, arrays: dict, config: dict) -> list[Finding]:
     _check_fields(config["constructor"], required, optional | IGNORED, "constructor")
 
     case = build(arrays, config)
-    checkpoint.load_npz(path, case.target, allow_unused=("__*",))
+    case.load(path)
     output, mids = case.run()
     findings = [_compare("output", "output", output, arrays["__output__"])]
     for name, want in _inside(arrays, "__mid__/").items():
@@ -178,7 +204,7 @@ def _check_gradients(path: Path, arrays: dict, config: dict, build) -> list[Find
     try:
         exact = {**arrays, "__input__": arrays["__input__"].astype(np.float64)}
         case = build(exact, config)
-        checkpoint.load_npz(path, case.target, allow_unused=("__*",))
+        case.load(path)
         with tf.GradientTape(persistent=True) as tape:
             losses = _losses(case.run()[0], arrays["__labels__"])
     finally:
@@ -285,28 +311,84 @@ def _scenic_vit(arrays: dict, config: dict) -> Case:
 def _token_learner_vit(arrays: dict, config: dict) -> Case:
     constructor = config["constructor"]
     tokenizer = constructor["tokenizer"]
-    if tokenizer.get("type") == "video":
-        raise UnsupportedError("video model TokenLearnerViT of type video")
+    options = _tokenizer_options(arrays, constructor)
+    if tokenizer["type"] == "video":
+        return _vivit(arrays, constructor | tokenizer, **options)
+    return _vit(arrays, constructor, patches=tokenizer["patches"], **options)
+
+
+def _representation(arrays: dict, config: dict) -> Case:
+    """Images or frames, each embedded by itself, to tokens."""
+    constructor = config["constructor"] | {"num_classes": 1}
+    tokenizer = constructor["tokenizer"]
+    options = _tokenizer_options(arrays, constructor)
+    if arrays["__input__"].ndim == 4:
+        case = _vit(arrays, constructor, patches=tokenizer["patches"], **options)
+        return _headless(case, arrays["__input__"], "norm")
+    every_frame = {
+        "method": "temporal_sampling",
+        "n_sampled_frames": arrays["__input__"].shape[1],
+    }
+    constructor |= {"return_preclassifier": True, "patches": tokenizer["patches"]}
+    constructor |= {"temporal_encoding_config": every_frame}
+    return _vivit(arrays, constructor, **options)
+
+
+def _tokenizer_options(arrays: dict, constructor: dict) -> dict:
+    """What TokenLearner adds to the arguments of our builders."""
+    tokenizer = constructor["tokenizer"]
     _check_fields(tokenizer, *TOKENIZER, "constructor.tokenizer")
-    if tokenizer["type"] not in ("patch", "dynamic"):
+    if tokenizer["type"] not in ("patch", "dynamic", "video"):
         raise ValueError(
             "constructor.tokenizer.type must be patch, dynamic or video, got"
             f" {tokenizer['type']!r}"
         )
-    options = {}
     location = tokenizer.get("tokenlearner_loc", 12)
     use_fuser = tokenizer.get("use_tokenfuse", False)
     location = max(location, 0) if use_fuser else location
     # The authors' code leaves a TokenLearner out that would stand after the last block.
-    if tokenizer["type"] == "dynamic" and 0 <= location < constructor["num_layers"]:
-        options = {
-            "insert_before_block": location,
-            "num_tokens": tokenizer.get("num_tokens", 8),
-            "tokenizer": "v1.1" if tokenizer.get("use_v11", True) else "v1.0",
-            "restore": "fuser" if use_fuser else "none",
-            "fuser_beta": _beta_of(arrays),
-        }
-    return _vit(arrays, constructor, patches=tokenizer["patches"], **options)
+    if tokenizer["type"] == "patch" or not 0 <= location < constructor["num_layers"]:
+        return {}
+    return {
+        "insert_before_block": location,
+        "num_tokens": tokenizer.get("num_tokens", 8),
+        "tokenizer": "v1.1" if tokenizer.get("use_v11", True) else "v1.0",
+        "restore": "fuser" if use_fuser else "none",
+        "fuser_beta": _beta_of(arrays),
+    }
+
+
+def _scenic_vivit(arrays: dict, config: dict) -> Case:
+    constructor = config["constructor"]
+    _check_attention(constructor)
+    return _vivit(arrays, constructor)
+
+
+def _space_time_vivit(arrays: dict, config: dict) -> Case:
+    constructor = config["constructor"]
+    _check_attention(constructor)
+    if constructor["attention_config"].get("spatial_only_baseline"):
+        raise UnsupportedError("spatial_only_baseline")
+    spatial = {
+        size: constructor[f"spatial_{size}"]
+        for size in ("mlp_dim", "num_layers", "num_heads")
+    }
+    return _vivit(
+        arrays,
+        constructor | spatial,
+        encoder_form="factorised",
+        temporal_depth=constructor["temporal_num_layers"],
+        temporal_num_heads=constructor["temporal_num_heads"],
+        temporal_mlp_size=constructor["temporal_mlp_dim"],
+    )
+
+
+def _check_attention(constructor: dict) -> None:
+    attention = constructor["attention_config"] or {}
+    _check_fields(attention, *ATTENTION, "constructor.attention_config")
+    kind = attention.get("type", "spacetime")
+    if kind not in ("spacetime", "factorized_encoder"):  # the same blocks
+        raise UnsupportedError(f"attention_config.type={kind}")
 
 
 def _vision_transformer(arrays: dict, config: dict) -> Case:
@@ -341,16 +423,7 @@ def _vit(arrays: dict, constructor: dict, *, patches: dict, **options) -> Case:
         # The authors' code reshapes whatever number of tokens it gets into a square.
         raise UnsupportedError("TokenLearner v1.0 on what is no square grid")
     model = vit.build_vit(
-        constructor["num_classes"],
-        image_px=image_size,
-        patch_px=patch_size,
-        hidden_size=constructor["hidden_size"],
-        depth=constructor["num_layers"],
-        num_heads=constructor["num_heads"],
-        mlp_size=constructor["mlp_dim"],
-        head=head,
-        representation_size=constructor.get("representation_size"),
-        **options,
+        image_px=image_size, patch_px=patch_size, **_sizes(constructor), **options
     )
 
     def run():
@@ -360,25 +433,133 @@ def _vit(arrays: dict, constructor: dict, *, patches: dict, **options) -> Case:
     return Case(model, run)
 
 
-def _flax_endpoints(model: vit.ViT, logits: tf.Tensor, endpoints: dict) -> dict:
+def _sizes(constructor: dict) -> dict:
+    """The arguments of our builders that are fields of every model."""
+    return {
+        "num_classes": constructor["num_classes"],
+        "hidden_size": constructor["hidden_size"],
+        "depth": constructor["num_layers"],
+        "num_heads": constructor["num_heads"],
+        "mlp_size": constructor["mlp_dim"],
+        "head": constructor.get("classifier", "gap"),
+        "representation_size": constructor.get("representation_size"),
+    }
+
+
+def _vivit(arrays: dict, constructor: dict, **options) -> Case:
+    frames = arrays["__input__"]
+    if frames.ndim != 5:
+        raise UnsupportedError(f"input of rank {frames.ndim}")
+    sizes = _sizes(constructor)
+    if sizes["head"] not in encoder.HEADS:
+        raise UnsupportedError(f"classifier={sizes['head']}")
+    if options.get("tokenizer") and sizes["head"] == "token":
+        raise UnsupportedError("TokenLearner on a class token")  # nor have the authors
+    position = constructor.get("positional_embedding", "learned_1d")
+    if position != "learned_1d":
+        raise UnsupportedError(f"positional_embedding={position}")
+    if "size" not in constructor["patches"]:
+        raise ValueError(f"patches: wanted size, got {constructor['patches']}")
+    height, width, *tubelet = constructor["patches"]["size"]
+    encoding = constructor["temporal_encoding_config"]
+    _check_fields(encoding, *TEMPORAL_ENCODING, "temporal_encoding_config")
+    if encoding["method"] == "3d_conv":
+        options["tubelet_frames"] = tubelet[0]
+    elif encoding["method"] == "temporal_sampling":
+        if frames.shape[2] % height:
+            # The authors' code puts the frames below each other, then cuts patches.
+            raise UnsupportedError("patches that reach into the next frame")
+        taken = _sampled_frames(frames.shape[1], encoding["n_sampled_frames"])
+        options |= {"tubelet_frames": 1, "num_sampled_frames": len(taken)}
+        if taken != embedding.uniform_frames(frames.shape[1], len(taken)):
+            frames = frames[:, taken]
+    else:
+        raise UnsupportedError(f"temporal encoding {encoding['method']}")
+    rows, columns = frames.shape[2] // height, frames.shape[3] // width
+    if options.get("tokenizer") == "v1.0" and rows != columns:
+        raise UnsupportedError("TokenLearner v1.0 on what is no square grid")
+    model = vivit.build_vivit(
+        num_frames=frames.shape[1],
+        image_px=frames.shape[2:4],
+        patch_px=(height, width),
+        **sizes,
+        **options,
+    )
+
+    def run():
+        logits, endpoints = model(frames)
+        mids = _flax_endpoints(model, logits, endpoints)
+        if "__mid__/embedding" in arrays and "num_sampled_frames" in options:
+            # Theirs is of frames below each other.
+            mids["embedding"] = tf.reshape(
+                mids["embedding"], arrays["__mid__/embedding"].shape
+            )
+        return logits, mids
+
+    case = Case(model, run)
+    for field, endpoint in (
+        ("return_preclassifier", "norm"),
+        ("return_prelogits", "pre_logits"),
+    ):
+        if constructor.get(field):
+            return _headless(case, frames, endpoint)
+    return case
+
+
+def _headless(case: Case, inputs: np.ndarray, endpoint: str) -> Case:
+    """A case whose output is an endpoint of ours, before the classifier."""
+
+    def run():
+        return case.target(inputs)[1][endpoint], case.run()[1]
+
+    return Case(case.target, run, has_head=False)
+
+
+def _sampled_frames(num_frames: int, count: int) -> list[int]:
+    """What the authors' code takes: by float32, and so at times one frame more."""
+    if count >= num_frames:
+        return list(range(num_frames))
+    step = num_frames / (count + 1)
+    places = np.round(np.arange(step, num_frames, step, dtype=np.float32))
+    return np.minimum(places, num_frames - 1).astype(int).tolist()
+
+
+def _flax_endpoints(model, logits: tf.Tensor, endpoints: dict) -> dict:
     """Our endpoints under the names of the Flax modules that return them."""
     names = {
         "embedding": endpoints["embedding"],
-        "Transformer/posembed_input": endpoints["position"],
-        "Transformer/encoder_norm": endpoints["norm"],
-        "Transformer": endpoints["norm"],
         "pre_logits": endpoints["pre_logits"],
         "output_projection": logits,
         "head": logits,
     }
+    temporal = getattr(model, "temporal", None)
+    if temporal is None:
+        return names | _encoder_endpoints(model, endpoints, "Transformer")
+    # Of the spatial one, which the authors map over the slices, they have none.
+    over_time = _inside(endpoints, "temporal/")
+    return names | _encoder_endpoints(temporal, over_time, "TemporalTransformer")
+
+
+def _encoder_endpoints(model, endpoints: dict, path: str) -> dict:
+    names = {
+        path: endpoints["norm"],
+        f"{path}/posembed_input": endpoints["position"],
+        f"{path}/encoder_norm": endpoints["norm"],
+    }
     for i in range(len(model.blocks)):
-        names[f"Transformer/encoderblock_{i}"] = endpoints[f"block_{i}"]
+        names[f"{path}/encoderblock_{i}"] = endpoints[f"block_{i}"]
+
+    def of_slices(name: str) -> tf.Tensor:  # [B * T, L, C]
+        _, length, channels = endpoints[name].shape
+        length //= model.slices_attended
+        return tf.reshape(endpoints[name], [-1, length, channels])
+
     for j, i in enumerate(sorted(map(int, model.reducers))):
-        tokens = endpoints[f"block_{i}/learned_tokens"]
-        names[f"Transformer/TokenLearnerModule_{j}"] = tokens
-        names[f"Transformer/TokenLearnerModuleV11_{j}"] = tokens
+        tokens = of_slices(f"block_{i}/learned_tokens")
+        names[f"{path}/TokenLearnerModule_{j}"] = tokens
+        names[f"{path}/TokenLearnerModuleV11_{j}"] = tokens
         if f"block_{i}/fused" in endpoints:
-            names[f"Transformer/TokenFuser_{j}"] = endpoints[f"block_{i}/fused"]
+            names[f"{path}/TokenFuser_{j}"] = of_slices(f"block_{i}/fused")
     return names
 
 
@@ -388,6 +569,9 @@ BUILDERS = {
     "TokenFuser": _token_fuser,
     "ViT": _scenic_vit,
     "TokenLearnerViT": _token_learner_vit,
+    "TokenLearnerViTRepresentation": _representation,
+    "ViViT": _scenic_vivit,
+    "SpaceTimeViViT": _space_time_vivit,
     "VisionTransformer": _vision_transformer,
 }
 

@@ -141,5 +141,5 @@ def test_unknown_styles_and_classes_are_refused():
     model.extra = model.add_weight(name="extra", shape=(2,))
     with pytest.raises(ValueError, match="ViT has variables without a name: extra:0"):
         flax_names.variables(model)
-    with pytest.raises(ValueError, match="Dense has none. Known: ViT, TokenLearner,"):
+    with pytest.raises(ValueError, match="Dense has none. Known: ViT, ViViT, TokenLear"):
         flax_names.variables(tf_keras.layers.Dense(2))

@@ -10,14 +10,20 @@ from collections.abc import Iterable
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import alternatives, attention, embedding, token_learner
-from tl_tf.models import vit
+from tl_tf.layers import (
+    alternatives,
+    attention,
+    embedding,
+    encoder,
+    token_learner,
+)
+from tl_tf.models import vit, vivit
 
 # "scenic" is the authors' code; "vision_transformer" is google-research's repository of
 # that name; "released" are its older checkpoints, AugReg's among them, which count the
 # modules of a block in one row.
 STYLES = ("scenic", "vision_transformer", "released")
-_BLOCK = "Transformer/encoderblock_"
+_BLOCK = "Transformer/encoderblock_"  # or Spatial- or TemporalTransformer
 _RELEASED = {
     "/LayerNorm_1/": "/LayerNorm_2/",
     "/MultiHeadDotProductAttention_0/": "/MultiHeadDotProductAttention_1/",
@@ -31,7 +37,7 @@ def variables(
     """Every variable of a model or layer under its Flax name.
 
     Args:
-      target: built: a ViT, TokenLearner, TokenLearnerV11 or TokenFuser.
+      target: built: a ViT, ViViT, TokenLearner, TokenLearnerV11 or TokenFuser.
       style: one of STYLES.
 
     Raises:
@@ -40,12 +46,12 @@ def variables(
     if style not in STYLES:
         raise ValueError(f"flax names: style must be one of {STYLES}, got {style!r}.")
     if not has_names(target):
-        known = ["ViT", *(layer.__name__ for layer in _MODULES)]
+        known = [kind.__name__ for kind in (*_MODELS, *_MODULES)]
         raise ValueError(
             f"flax names: {type(target).__name__} has none. Known: {', '.join(known)}."
         )
-    is_vit = isinstance(target, vit.ViT)
-    names = _vit(target) if is_vit else _MODULES[type(target)][1](target)
+    is_model = isinstance(target, _MODELS)
+    names = _model(target) if is_model else _MODULES[type(target)][1](target)
     named = {id(variable) for variable in names.values()}
     nameless = [v.name for v in target.variables if id(v) not in named]
     if nameless:
@@ -58,13 +64,13 @@ def variables(
 
 def has_names(target: tf_keras.Model | tf_keras.layers.Layer) -> bool:
     """Whether the authors' code, or this file, names the variables of such a class."""
-    return isinstance(target, vit.ViT) or type(target) in _MODULES
+    return isinstance(target, _MODELS) or type(target) in _MODULES
 
 
 def style_of(names: Iterable[str]) -> str:
     """The style that the names of a file are in."""
     names = list(names)
-    if any(name.startswith(_BLOCK) and "/MlpBlock_3/" in name for name in names):
+    if any(_BLOCK in name and "/MlpBlock_3/" in name for name in names):
         return "released"
     has_head = any(name.startswith("head/") for name in names)
     return "vision_transformer" if has_head else "scenic"
@@ -78,7 +84,7 @@ def shape_in_file(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _styled(name: str, style: str) -> str:
-    if style == "released" and name.startswith(_BLOCK):
+    if style == "released" and _BLOCK in name:
         for ours, theirs in _RELEASED.items():
             name = name.replace(ours, theirs)
     if style != "scenic" and name.startswith("output_projection/"):
@@ -86,31 +92,46 @@ def _styled(name: str, style: str) -> str:
     return name
 
 
-def _vit(model: vit.ViT) -> dict[str, tf.Variable]:
-    names = {}
-    if model.stem is not None:
+def _model(model: vit.ViT | vivit.ViViT) -> dict[str, tf.Variable]:
+    names = _under("embedding", _dense(model.embed.projection))
+    if isinstance(model, vit.ViT) and model.stem is not None:
         names.update(_under("stem", _conv_stem(model.stem)))
-    names.update(_under("embedding", _dense(model.embed.projection)))
+    temporal = model.temporal if isinstance(model, vivit.ViViT) else None
+    if temporal is None:
+        names.update(_encoder(model, "Transformer", class_token="cls"))
+    else:
+        for part, path in (
+            (model, "SpatialTransformer"),
+            (temporal, "TemporalTransformer"),
+        ):
+            names.update(_encoder(part, path, class_token=f"cls_{path}"))
+    if model.pre_logits is not None:
+        names.update(_under("pre_logits", _dense(model.pre_logits)))
+    names.update(_under("output_projection", _dense(model.classifier)))
+    return names
+
+
+def _encoder(
+    model: encoder.Encoder, path: str, *, class_token: str
+) -> dict[str, tf.Variable]:
+    names = {}
     if model.class_token is not None:
-        names["cls"] = model.class_token
-    names.update(_position(model.position))
+        names[class_token] = model.class_token
+    position = model.position.position_embedding
+    names[f"{path}/posembed_input/pos_embedding"] = position
     uses = collections.Counter()  # Flax numbers the modules of a class as they are used
 
     def add_module(layer) -> None:
         if layer is not None and type(layer) in _MODULES:
             module, walk = _MODULES[type(layer)]
-            path = f"Transformer/{module}_{uses[module]}"
-            names.update(_under(path, walk(layer)))
+            names.update(_under(f"{path}/{module}_{uses[module]}", walk(layer)))
             uses[module] += 1
 
     for i, block in enumerate(model.blocks):
         add_module(model.reducers.get(str(i)))
-        names.update(_under(f"{_BLOCK}{i}", _block(block)))
+        names.update(_under(f"{path}/encoderblock_{i}", _block(block)))
         add_module(model.restorers.get(str(i)))
-    names.update(_under("Transformer/encoder_norm", _norm(model.norm)))
-    if model.pre_logits is not None:
-        names.update(_under("pre_logits", _dense(model.pre_logits)))
-    names.update(_under("output_projection", _dense(model.classifier)))
+    names.update(_under(f"{path}/encoder_norm", _norm(model.norm)))
     return names
 
 
@@ -121,10 +142,6 @@ def _conv_stem(layer: embedding.ConvStem) -> dict[str, tf.Variable]:
         names.update(_under(f"Conv_{i}", _dense(conv)))
         names.update(_under(f"LayerNorm_{i}", _norm(norm)))
     return names
-
-
-def _position(layer: embedding.PositionEmbed) -> dict[str, tf.Variable]:
-    return {"Transformer/posembed_input/pos_embedding": layer.position_embedding}
 
 
 def _block(block: attention.EncoderBlock) -> dict[str, tf.Variable]:
@@ -206,6 +223,7 @@ def _under(path: str, names: dict[str, tf.Variable]) -> dict[str, tf.Variable]:
     return {f"{path}/{name}": variable for name, variable in names.items()}
 
 
+_MODELS = (vit.ViT, vivit.ViViT)
 _MODULES = {
     token_learner.TokenLearner: ("TokenLearnerModule", _token_learner),
     token_learner.TokenLearnerV11: ("TokenLearnerModuleV11", _token_learner_v11),
