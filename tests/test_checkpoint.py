@@ -5,7 +5,7 @@ import tensorflow as tf
 from tests import contract, toy_model
 from tl_tf import checkpoint, flax_names, losses, npz, optim, trainer, transfer
 from tl_tf.layers import embedding
-from tl_tf.models import vit
+from tl_tf.models import vit, vivit
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -270,6 +270,114 @@ def test_another_size_head_and_class_token(kind, tmp_path):
     kernel = model.blocks[1].attention.out.kernel
     np.testing.assert_array_equal(kernel, saved.blocks[1].attention.out.kernel)
     np.testing.assert_array_equal(model.classifier.kernel, np.zeros([6, 4]))
+
+
+T = 3  # slices of 2 frames
+
+
+def vivit_model(**options):
+    sizes = {
+        "num_frames": 2 * T,
+        "image_px": (12, 20),
+        "patch_px": (3, 4),
+        "hidden_size": 6,
+        "num_heads": 2,
+        "mlp_size": 7,
+        "depth": 2,
+        "num_tokens": 3,
+        "temporal_depth": 1,
+    }
+    return vivit.build_vivit(options.pop("num_classes", 4), **sizes | options)
+
+
+def save_as(kind, model, folder):
+    """Writes a model as an .npz file in a style, or as a run.  -> its path"""
+    if kind == "run":
+        save_run(model, folder)
+        return folder
+    checkpoint.save_npz(folder / "x.npz", model, style=kind)
+    return folder / "x.npz"
+
+
+KINDS = ["run", *flax_names.STYLES]
+FORMS = {
+    "central": {"inflate": "central_frame"},
+    "average": {"inflate": "average_frame"},
+    "sampled": {"num_sampled_frames": T},
+    "factorised": {"encoder_form": "factorised"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+def test_frames_all_alike_embed_as_the_image_they_show(form, kind, tmp_path):
+    image_model = randomized(head="token", insert_before_block=1, tokenizer="v1.1")
+    path = save_as(kind, image_model, tmp_path)
+    options = dict(FORMS[form])
+    inflate = {"inflate": options.pop("inflate")} if "inflate" in options else {}
+    model = vivit_model(head="token", insert_before_block=1, **options)
+    rows = outcomes(checkpoint.warm_start(model, path=path, **inflate))
+
+    image = contract.random_normal(2, 12, 20, 3)
+    frames = np.repeat(image[:, None], 2 * T, axis=1)
+    _, wanted = image_model(image)
+    _, got = model(frames)
+    for name in ("embedding", "position"):
+        for slice_ in slices_of(got[name], form, name):
+            np.testing.assert_allclose(slice_, wanted[name], rtol=1e-5, atol=1e-6)
+    wanted_rows = {"loaded", "replaced"}
+    wanted_rows |= {"factorised": {"new"}}.get(form, {"tiled"})
+    wanted_rows |= set() if form == "sampled" else {"inflated"}
+    assert set(rows.values()) == wanted_rows
+    kernel = model.reducers["1"].hidden.kernel
+    np.testing.assert_array_equal(kernel, image_model.reducers["1"].hidden.kernel)
+
+
+def slices_of(x, form, name):
+    """The tokens of each slice, with the class token's before the patches'."""
+    if name == "embedding":
+        return [x[:, t] for t in range(T)]
+    if form == "factorised":
+        x = tf.reshape(x, [-1, T, *x.shape[1:]])
+        return [x[:, t] for t in range(T)]
+    return [
+        tf.concat([x[:, :1], x[:, 1 + t * 20 : 21 + t * 20]], axis=1) for t in range(T)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["run", "scenic"])
+def test_a_video_model_of_longer_and_larger_clips(kind, tmp_path):
+    saved = vivit_model(head="token", image_px=(12, 12))
+    contract.randomize(saved, 1)
+    path = save_as(kind, saved, tmp_path)
+    model = vivit_model(head="token", num_frames=10)  # 3 slices of 4x3 to 5 of 4x5
+    rows = checkpoint.warm_start(model, path=path, from_grid=(4, 3))
+    changed = {n: o for n, o in outcomes(rows).items() if o != "loaded"}
+    assert changed == {transfer.POSITION: "resized"}
+    old = saved.position.position_embedding.numpy()[0]
+    new = model.position.position_embedding.numpy()[0]
+    np.testing.assert_array_equal(new[0], old[0])
+    old, new = old[1:].reshape(3, 4, 3, 6), new[1:].reshape(5, 4, 5, 6)
+    np.testing.assert_allclose(new[::2, :, ::2], old, rtol=1e-6)
+    np.testing.assert_allclose(
+        new[1, :, ::2], (old[0] + old[1]) / 2, rtol=1e-5, atol=1e-7
+    )
+
+
+def test_fusers_of_an_image_model_fit_a_slice(tmp_path):
+    checkpoint.save_npz(tmp_path / "x.npz", randomized(**FUSER))
+    model = vivit_model(num_classes=5, **FUSER)
+    rows = outcomes(checkpoint.warm_start(model, path=tmp_path / "x.npz"))
+    assert set(rows.values()) == {"inflated", "tiled", "loaded"}
+    joint = vivit_model(num_classes=5, fuser_mixing="joint", **FUSER)
+    with pytest.raises(ValueError, match=r"TokenFuser_0/Dense_0/kernel \(3x3 in the"):
+        checkpoint.warm_start(joint, path=tmp_path / "x.npz")
+
+
+def test_inflation_is_a_choice_of_two(tmp_path):
+    checkpoint.save_npz(tmp_path / "x.npz", randomized())
+    with pytest.raises(ValueError, match="warm_start.inflate must be one of"):
+        checkpoint.warm_start(vivit_model(), path=tmp_path / "x.npz", inflate="mean")
 
 
 def test_a_longer_run_does_not_fit_unless_allowed(tmp_path):
