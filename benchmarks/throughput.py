@@ -34,7 +34,7 @@ def _build(recipe: str):
 
     gin.clear_config()
     config.load([recipe], _BINDINGS.value)
-    model, counted = experiment.inspect()
+    model, counted, _ = experiment.inspect()
     _, *shape = counted.input_shape
     classes = model.classifier.units
     x = tf.random.stateless_uniform([_BATCH.value, *shape], [1, 2], -1.0, 1.0)

@@ -11,13 +11,13 @@ LEVELS = {
     0: ["config", "startup", "records"],
     1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment", "inputs.faults"]
     + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
-    + ["losses", "metrics", "optim", "runtime", "fewshot", "npz"],
+    + ["inputs.color", "losses", "metrics", "optim", "runtime", "fewshot", "npz"],
     2: ["models.*", "inputs.views", "inputs.crops", "inputs.folders"]
-    + ["inputs.tfds_shards", "transfer"],
+    + ["inputs.tfds_shards", "transfer", "scores"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
     + ["flax_names", "visualize", "cost", "memory"],
     4: ["checkpoint", "report"],
-    5: ["session"],
+    5: ["session", "remerge"],
     6: ["experiment"],
 }
 DATA_ORDER = ["manifest", "frames", "isolated", "shards", "summary"]

@@ -76,6 +76,11 @@ def expected_scores(data, model) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
+def softmax(sigmoids: np.ndarray) -> np.ndarray:
+    odds = sigmoids / (1 - sigmoids)
+    return odds / odds.sum(axis=-1, keepdims=True)
+
+
 def average_precision(scores, labels) -> float:
     """Of one class, rows in the order in which ties are kept."""
     hits = labels[np.argsort(-scores, kind="stable")]
@@ -89,10 +94,10 @@ def test_views_are_merged_and_padding_is_dropped(merge):
     loop, found = make(data, merge=merge)
     output = loop.evaluate(tf.constant(-1))
     (evaluation,) = found
-    assert evaluation.ids == ["b", "c", "e", "a", "d"]  # by row
+    assert evaluation.views.ids.tolist() == ["b", "c", "e", "a", "d"]  # by row
     order = [1, 2, 4, 0, 3]
     scores = expected_scores(data, loop.model)[order]
-    np.testing.assert_allclose(evaluation.view_scores, scores, rtol=1e-5)
+    np.testing.assert_allclose(evaluation.views.view_scores, scores, rtol=1e-5)
     labels = data["labels"][order]
     merged = scores.max(axis=1) if merge == "max" else scores.mean(axis=1)
     merged[2] = -1  # e has no label: last
@@ -115,7 +120,7 @@ def test_a_broken_video_counts_as_ranked_last():
     by_hand = [average_precision(merged[:, k], labels[:, k]) for k in range(K)]
     np.testing.assert_allclose(found[0].ranking.per_class, by_hand, rtol=1e-12)
     np.testing.assert_array_equal(found[0].ranking.positives, labels.sum(axis=0))
-    assert found[0].ids == ["b", "c", "e", "a", "d"]
+    assert found[0].views.ids.tolist() == ["b", "c", "e", "a", "d"]
     whole, whole_found = make(data)
     whole.evaluate(tf.constant(-1))
     assert found[0].values["map"] < whole_found[0].values["map"]
@@ -127,9 +132,9 @@ def test_two_replicas_see_what_one_sees():
     two, two_found = make(data, strategy=toy_model.two_replicas())
     one.evaluate(tf.constant(-1))
     two.evaluate(tf.constant(-1))
-    assert two_found[0].ids == one_found[0].ids
+    assert two_found[0].views.ids.tolist() == one_found[0].views.ids.tolist()
     np.testing.assert_allclose(
-        two_found[0].view_scores, one_found[0].view_scores, rtol=1e-6
+        two_found[0].views.view_scores, one_found[0].views.view_scores, rtol=1e-6
     )
 
 
@@ -140,9 +145,54 @@ def test_the_order_of_the_batches_does_not_matter():
     second, second_found = make(shuffled)
     first.evaluate(tf.constant(-1))
     second.evaluate(tf.constant(-1))
-    assert second_found[0].ids == first_found[0].ids
-    np.testing.assert_array_equal(second_found[0].labels, first_found[0].labels)
+    assert second_found[0].views.ids.tolist() == first_found[0].views.ids.tolist()
+    np.testing.assert_array_equal(
+        second_found[0].views.labels, first_found[0].views.labels
+    )
     assert second_found[0].values == pytest.approx(first_found[0].values)
+
+
+@pytest.mark.parametrize("views_at_once", [2, 5])
+def test_views_at_once_are_scored_as_one_by_one(views_at_once):
+    data = rows()
+    one, one_found = make(data)
+    many, many_found = make(
+        data, strategy=toy_model.two_replicas(), views_at_once=views_at_once
+    )
+    one.evaluate(tf.constant(-1))
+    many.evaluate(tf.constant(-1))
+    for field in ("view_scores", "view_losses"):
+        want = getattr(one_found[0].views, field)
+        got = getattr(many_found[0].views, field)
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_no_view_at_once_is_refused():
+    with pytest.raises(ValueError, match="views_at_once must be at least 1, got 0"):
+        make(rows(), views_at_once=0)
+
+
+def test_the_phase_begins_the_tags():
+    loop, _ = make(rows(), phase="eval_quick")
+    assert set(loop.evaluate(tf.constant(-1))) == {
+        "eval_quick/map",
+        "eval_quick/wap",
+        "eval_quick/loss",
+    }
+
+
+def test_each_view_knows_its_clip_and_its_crop():
+    data = rows()
+    data["pixels"] = np.repeat(data["pixels"], 3, axis=1)
+    data["starts"] = np.repeat(data["starts"], 3, axis=1)
+    loop, found = make(data)
+    loop._data = dataclasses.replace(loop._data, num_crops=3)
+    loop.evaluate(tf.constant(-1))
+    views = found[0].views
+    assert views.view_clips.tolist() == [0, 0, 0, 1, 1, 1]
+    assert views.view_crops.tolist() == ["first", "centre", "last"] * 2
+    assert views.view_starts[0].tolist() == [0, 0, 0, 4, 4, 4]
+    assert (views.num_clips, views.num_crops) == (2, 3)
 
 
 def test_a_video_that_was_not_seen_is_named():
@@ -172,7 +222,7 @@ def test_averaged_weights_are_evaluated_and_taken_out_again():
     plain, plain_found = make(data)
     plain.evaluate(tf.constant(-1))
     np.testing.assert_allclose(
-        found[0].view_scores, plain_found[0].view_scores, rtol=1e-6
+        found[0].views.view_scores, plain_found[0].views.view_scores, rtol=1e-6
     )
     np.testing.assert_allclose(loop.model.kernel.numpy(), raw + 5.0, rtol=1e-6)
 
@@ -182,20 +232,24 @@ def test_single_label_data_gets_top_1_and_top_5():
     data["labels"][:] = np.eye(K, dtype=np.float32)[[0, 1, 2, 3, 0, 0]]
     loop, found = make(data, metric="top_k")
     output = loop.evaluate(tf.constant(-1))
-    best = expected_scores(data, loop.model).max(axis=1)  # sigmoid ranks views alike
-    assert set(output) == {"eval/top1", "eval/loss"}  # 4 classes: no top 5
+    assert set(output) == {  # 4 classes: no top 5
+        "eval/top1",
+        "eval/mean_class",
+        "eval/loss",
+    }
     assert found[0].ranking is None
-    assert best.shape == (5, K)
+    scores = softmax(expected_scores(data, loop.model)).max(axis=1)
+    is_right = scores.argmax(axis=1) == [0, 1, 2, 3, 0]
+    assert output["eval/top1"] == pytest.approx(np.mean(is_right))
+    by_class = [is_right[[0, 4]].mean(), *is_right[1:4]]
+    assert output["eval/mean_class"] == pytest.approx(np.mean(by_class))
 
 
 def test_an_image_may_have_several_right_labels():
     data = rows()  # the last one has none, and does not count
     loop, found = make(data, metric="real")
     output = loop.evaluate(tf.constant(-1))
-    logits = expected_scores(data, loop.model)
-    logits = np.log(logits / (1 - logits))  # [5, V, K]
-    odds = np.exp(logits)
-    best = (odds / odds.sum(axis=-1, keepdims=True)).max(axis=1).argmax(axis=-1)
+    best = softmax(expected_scores(data, loop.model)).max(axis=1).argmax(axis=-1)
     right = [data["labels"][i, best[i]] for i in range(4)]
     assert output["eval/real"] == pytest.approx(np.mean(right))
     assert found[0].ranking is None

@@ -102,6 +102,33 @@ def test_top_k_accuracy_refuses_k_out_of_range():
         metrics.top_k_accuracy(np.zeros((2, 3)), np.eye(3)[:2], 5)
 
 
+def accuracy_of(pairs) -> metrics.ClassAccuracy:
+    """Of rows of (class, taken for), of 4 classes."""
+    wanted, taken = np.array(pairs).T
+    return metrics.class_accuracy(np.eye(4)[taken], np.eye(4)[wanted])
+
+
+def test_class_accuracy_by_hand():
+    found = accuracy_of([(0, 0), (0, 2), (0, 0), (1, 3), (3, 3)])
+    np.testing.assert_allclose(found.per_class, [2 / 3, 0, np.nan, 1])
+    assert found.mean == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert found.positives.tolist() == [3, 1, 0, 1]
+    equal = metrics.class_accuracy(np.zeros((2, 3)), np.eye(3)[:2])
+    assert equal.predicted.tolist() == [0, 0]  # the first of equal scores
+
+
+def test_confusion_by_hand():
+    found = accuracy_of([(0, 2), (1, 3), (0, 0), (1, 3), (0, 2), (1, 0), (1, 3)])
+    assert metrics.confusion_matrix(found).tolist() == [
+        [1, 0, 2, 0],
+        [1, 0, 0, 3],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert metrics.most_confused(found, 2) == [(1, 3, 3), (0, 2, 2)]
+    assert metrics.most_confused(accuracy_of([(1, 1)]), 2) == []
+
+
 def test_real_accuracy_by_hand():
     scores = np.array([[0.1, 0.7, 0.2], [0.9, 0.3, 0.2], [0.2, 0.2, 0.1], [5, 6, 7]])
     labels = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from tl_tf import evaluator, metrics, report
+from tl_tf import metrics, report, scores
 from tl_tf.inputs import split
 
 CLASSES = ["walk", "run", "sit"]
@@ -22,13 +23,45 @@ def data():
         num_examples=3,
         coverage={"share": 0.75},
         explain=str,
-        skipped=[{"id": "d", "row": 3, "labels": [0]}],
     )
 
 
-def evaluation() -> evaluator.Evaluation:
-    return evaluator.Evaluation(
+def views(labels, *, num_classes=3) -> scores.ViewScores:
+    """Two clips of three videos; a fourth, of class 0, could not be built."""
+    rng = np.random.default_rng(4)
+    return scores.ViewScores(
+        ids=np.array(["a", "b", "c"]),
+        rows=np.array([0, 1, 3]),
+        labels=np.array(labels),
+        classes=np.array(CLASSES[:num_classes]),
+        view_scores=rng.random([3, 2, num_classes]).astype(np.float32),
+        view_losses=np.full([3, 2], 0.5, np.float32),
+        view_clips=np.array([0, 1]),
+        view_crops=np.array(["centre", "centre"]),
+        view_starts=np.array([[0, 4], [0, 5], [0, 6]], np.int32),
+        skipped_rows=np.array([2]),
+        skipped_labels=np.array([[1.0] + [0.0] * (num_classes - 1)]),
+    )
+
+
+LABELS = [[1, 0, 0], [0, 1, 0], [1, 1, 0]]
+ONE_LABEL = [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+COST = {
+    "gflops_per_view": 12.5,
+    "profiler_gflops_per_view": 25.2,
+    "convention": "as stated",
+}
+
+
+def writer(folder: Path, data: split.Split, **changes) -> report.ResultWriter:
+    arguments = {"metric": "map", "merge": "max", "cost": COST, **changes}
+    return report.ResultWriter(folder, data, **arguments)
+
+
+def evaluation() -> scores.Evaluation:
+    return scores.Evaluation(
         values={"map": 0.75, "wap": 0.7, "loss": 0.5},
+        views=views(LABELS),
         ranking=metrics.AveragePrecision(
             mean=0.75,
             weighted=0.7,
@@ -36,11 +69,15 @@ def evaluation() -> evaluator.Evaluation:
             positives=np.array([2, 2, 0]),
             classes_without_positive=[2],
         ),
-        ids=["a", "b", "c"],
-        labels=np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]]),
-        view_scores=np.zeros([3, 2, 3], np.float32),
-        view_starts=np.zeros([3, 2], np.int32),
     )
+
+
+def confused() -> scores.Evaluation:
+    """Video a is right, b and c are taken for class 2."""
+    views_of_one = views(ONE_LABEL)
+    view_scores = np.eye(3, dtype=np.float32)[[[0, 0], [2, 2], [2, 2]]]
+    views_of_one = dataclasses.replace(views_of_one, view_scores=view_scores)
+    return scores.evaluate(views_of_one, metric="top_k", merge="mean")
 
 
 def events(folder: Path) -> dict[str, tf.Tensor]:
@@ -54,28 +91,79 @@ def events(folder: Path) -> dict[str, tf.Tensor]:
 
 
 def test_a_result_is_a_line_a_json_and_its_scores(data, tmp_path, capfd):
-    writer = report.ResultWriter(tmp_path, data, {"views": 2, "merge": "max"})
-    path = writer.write(evaluation(), step=30)
+    path = writer(tmp_path, data).write(evaluation(), step=30)
     assert path == tmp_path / "results" / "test_50-30.json"
     result = json.loads(path.read_text())
     assert result["metrics"] == {"map": 0.75, "wap": 0.7, "loss": 0.5}
     assert result["average_precision"] == {"walk": 0.5, "run": 1.0}
     assert result["classes_without_positive"] == ["sit"]
     assert result["coverage"]["share"] == 0.75
-    assert result["num_videos"] == 3 and result["views"]["merge"] == "max"
+    assert result["num_videos"] == 3 and result["metric"] == "map"
+    assert result["views"] == {"views": 2, "clips": 2, "crops": 1, "merge": "max"}
+    assert result["cost"]["gflops_per_example"] == 25.0
+    assert result["cost"]["profiler_gflops_per_example"] == 50.4
     assert {"step", "config_checksum", "git_revision"} <= set(result)
     screen = capfd.readouterr().out
     assert "map 0.7500  wap 0.7000  loss 0.5000" in screen
+    assert "(3 videos x 2 x 1 views, coverage 75.0%)" in screen
+    assert (
+        "GFLOPs: 12.5 per view, 25 per video (one per multiply-add, Tables I-IX);"
+        " 25.2 per view, 50.4 per video (two, Tables XI-XIII)"
+    ) in screen
     assert "1 videos could not be built and count as ranked last" in screen
     assert "1 classes have no positive" in screen
-    scores = np.load(path.with_suffix(".scores.npz"))
-    assert scores["ids"].tolist() == ["a", "b", "c"]
-    assert scores["view_scores"].shape == (3, 2, 3)
+    stored = np.load(path.with_suffix(".scores.npz"))
+    assert stored["ids"].tolist() == ["a", "b", "c"]
+    assert stored["view_scores"].shape == (3, 2, 3)
     assert not list(path.parent.glob(".*"))  # no temporary file is left
 
 
+def test_accuracy_is_told_by_class_and_by_what_is_confused(data, tmp_path, capfd):
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        path = writer(tmp_path, data, metric="top_k").write(confused(), step=30)
+        tf.summary.flush()
+    result = json.loads(path.read_text())
+    assert result["metrics"]["top1"] == pytest.approx(1 / 3)
+    assert result["metrics"]["mean_class"] == 0.5
+    assert result["accuracy_by_class"] == {"walk": 1.0, "run": 0.0}
+    assert result["most_confused"] == [
+        {"class": "run", "taken_for": "sit", "videos": 2}
+    ]
+    screen = capfd.readouterr().out
+    assert "1 videos could not be built and are left out" in screen
+    assert path.with_suffix(".txt").read_text() in screen
+    assert "2 videos of 'run' taken for 'sit'" in screen
+    picture = tf.io.decode_png(path.with_suffix(".png").read_bytes())
+    found = events(tmp_path)
+    assert {"eval/by_class", "eval/confusion"} <= set(found)
+    shown = tf.io.decode_png(tf.make_ndarray(found["eval/confusion"])[2])
+    np.testing.assert_array_equal(shown, picture)
+
+
+def test_too_many_classes_make_no_picture(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DRAWN_CLASSES", 2)
+    path = writer(tmp_path, data, metric="top_k").write(confused(), step=30)
+    assert not path.with_suffix(".png").exists()
+
+
+def test_a_quick_result_has_names_of_its_own(data, tmp_path):
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        path = writer(tmp_path, data, phase="eval_quick").write(evaluation(), step=30)
+        tf.summary.flush()
+    assert path.name == "test_50-quick-30.json"
+    assert set(events(tmp_path)) == {"eval_quick/by_class"}
+
+
+def test_a_model_that_cannot_be_counted_has_a_result(data, tmp_path, capfd):
+    path = writer(tmp_path, data, cost={}).write(evaluation(), step=30)
+    assert json.loads(path.read_text())["cost"] == {}
+    assert "GFLOPs" not in capfd.readouterr().out
+
+
 def test_the_table_is_best_first_and_names_the_empty_class():
-    table = report.class_table(CLASSES, evaluation().ranking.per_class, [2, 2, 0])
+    table = report.class_table(
+        CLASSES, evaluation().ranking.per_class, [2, 2, 0], value="AP"
+    )
     assert [line.split()[0] for line in table.splitlines()] == [
         "class", "run", "walk", "sit",
     ]  # fmt: skip
@@ -84,12 +172,12 @@ def test_the_table_is_best_first_and_names_the_empty_class():
 
 def test_pictures_and_text_reach_tensorboard(tmp_path):
     frames = np.zeros([3, 4, 20, 30, 3], np.uint8)
-    labels = evaluation().labels.astype(np.float32)
+    labels = evaluation().views.labels.astype(np.float32)
     batch = {"pixels": tf.constant(frames), "labels": tf.constant(labels)}
     maps = np.random.default_rng(0).random([3, 4, 2, 3, 5])
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
         report.show_inputs("train/inputs", batch, CLASSES, step=1)
-        report.show_token_maps(frames, labels, maps, CLASSES, step=1)
+        report.show_token_maps("eval/token_maps", frames, labels, maps, CLASSES, step=1)
         report.show_config(0)
         tf.summary.flush()
     found = events(tmp_path)

@@ -54,6 +54,34 @@ def test_the_maps_of_an_image_lie_beside_it():
     assert bright[2] == max(bright) > 100
 
 
+def cells(picture: np.ndarray, num_classes: int) -> np.ndarray:
+    """The middle colour of each cell of a matrix: the axes' frame is black."""
+    dark = (picture == 0).all(axis=-1)
+    ys = np.flatnonzero(dark.mean(axis=1) > 0.5)[[0, -1]]
+    xs = np.flatnonzero(dark[ys[0]])[[0, -1]]
+    at = (np.arange(num_classes) + 0.3) / num_classes
+    y, x = (ends[0] + at * np.ptp(ends) for ends in (ys, xs))
+    return picture[y.astype(int)][:, x.astype(int)].astype(int)
+
+
+def test_a_confusion_matrix_is_dark_where_a_class_is_taken_for_another():
+    matrix = np.array([[9, 1, 0], [0, 0, 0], [5, 0, 5]])
+    picture = visualize.confusion_picture(matrix, ["walk", "run", "sit"], title="t")
+    light = cells(picture, 3).sum(axis=-1)
+    assert light[0, 0] < light[2, 0] == light[2, 2] < light[0, 1] < light[0, 2]
+    assert light[0, 2] == light[2, 1] == 3 * 255
+    assert len(set(light[1])) == 1 and light[1, 0] not in light[[0, 2]]  # no example
+
+
+@pytest.mark.parametrize("num_classes, least", [(2, 300), (25, 600), (400, 800)])
+def test_a_confusion_matrix_of_many_classes_is_a_pixel_each_at_least(
+    num_classes, least
+):
+    names = [f"class {k}" for k in range(num_classes)]
+    picture = visualize.confusion_picture(np.eye(num_classes), names, title="t")
+    assert least < picture.shape[0] < 1300 and picture.dtype == np.uint8
+
+
 @pytest.mark.parametrize("count, shown", [(1, [0]), (3, [0, 1, 2]), (9, 8)])
 def test_frames_are_chosen_evenly(count, shown):
     found = visualize._evenly(count, 8)

@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -47,7 +48,7 @@ FREE = frozenset(
 )
 
 PRODUCTS = frozenset(
-    ["BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum", "MatMul"]
+    "BatchMatMulV2 Conv2D Conv3D DepthwiseConv2dNative Einsum MatMul".split()
 )
 
 # XLA's, per element written. What is missing here and is no reduction, power or product
@@ -149,6 +150,38 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
     return Cost(model.name, tuple(input_shape), tuple(rows))
 
 
+def of_view(cost: Cost) -> dict[str, Any]:
+    """GFLOPs of one forward pass, for the JSON of a result."""
+    return {
+        "gflops_per_view": cost.total.xla_flops / 2e9,
+        "profiler_gflops_per_view": cost.total.flops / 1e9,
+        "convention": "gflops: half of XLA's count, one per multiply-add (Tables I-IX);"
+        " profiler: two per multiply-add (Tables XI-XIII)",
+    }
+
+
+def of_views(one: dict[str, Any], num_views: int) -> dict[str, Any]:
+    """What `of_view` says, and the same for all views of one example."""
+    totals = {
+        key.replace("per_view", "per_example"): value * num_views
+        for key, value in one.items()
+        if key.endswith("per_view")
+    }
+    return {**one, **totals}
+
+
+def views_line(one: dict[str, Any], num_views: int, *, noun: str) -> str:
+    """GFLOPs per view and per `noun`, a video or an image, in words."""
+    texts = [
+        f"{one[key]:.4g} per view, {one[key] * num_views:.4g} per {noun} ({convention})"
+        for key, convention in (
+            ("gflops_per_view", "one per multiply-add, Tables I-IX"),
+            ("profiler_gflops_per_view", "two, Tables XI-XIII"),
+        )
+    ]
+    return f"GFLOPs: {'; '.join(texts)}"
+
+
 def table(cost: Cost) -> str:
     """Formats the stages, under each its blocks, and the total."""
     shape = " x ".join(str(size) for size in cost.input_shape)
@@ -244,8 +277,8 @@ def _multiply_adds(op: tf.Operation) -> int:
             f"cost: {op.name} is a {op.type}, whose cost is unknown. Add it to "
             "tl_tf/cost.py."
         )
-    if op.type == "Conv2D":
-        *window, _ = op.inputs[1].shape  # [KH, KW, C / groups, D]
+    if op.type in ("Conv2D", "Conv3D"):
+        *window, _ = op.inputs[1].shape  # [KT, KH, KW, C / groups, D]
         return _num_elements(op, op.outputs[0]) * math.prod(window)
     if op.type == "DepthwiseConv2dNative":
         *window, _, _ = op.inputs[1].shape  # [KH, KW, C, multiplier]

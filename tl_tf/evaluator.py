@@ -1,40 +1,14 @@
 """The Orbit inner loop of evaluation: views scored and merged, examples ranked."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import orbit
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import losses, metrics, optim, runtime
+from tl_tf import losses, optim, runtime, scores
 from tl_tf.inputs import augment, split
-
-MERGES = {"max": np.max, "mean": np.mean}
-METRICS = ("map", "top_k", "real")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What one evaluation found.
-
-    Attributes:
-      values: the metrics by name, as map and wap, or top1 and top5; and the loss.
-      ranking: average precision by class, or None for another metric.
-      ids: of the N examples, in the order of the annotations.
-      labels: [N, K], 0 or 1.
-      view_scores: float32 [N, V, K], before merging.
-      view_starts: of videos, int32 [N, V], the source frame at which each view begins.
-    """
-
-    values: dict[str, float]
-    ranking: metrics.AveragePrecision | None
-    ids: list[str]
-    labels: np.ndarray
-    view_scores: np.ndarray
-    view_starts: np.ndarray | None = None
 
 
 class ForwardPass:
@@ -44,8 +18,13 @@ class ForwardPass:
       model: built.
       strategy: the model was made in its scope.
       output: of (logits, endpoints), what is wanted: a tensor [B, D].
+      views_at_once: views of each example in one call of the model; memory grows with
+        it.
       jit_compile: whether the forward pass is compiled by XLA.
       on_progress: called with the number of batches done and of all.
+
+    Raises:
+      ValueError: for no view at once.
     """
 
     def __init__(
@@ -54,18 +33,25 @@ class ForwardPass:
         strategy: tf.distribute.Strategy,
         *,
         output: Callable[..., tf.Tensor] = lambda logits, endpoints: logits,
+        views_at_once: int = 1,
         jit_compile: bool = False,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ):
+        if views_at_once < 1:
+            raise ValueError(
+                "build_evaluator.views_at_once must be at least 1, got"
+                f" {views_at_once}."
+            )
         self.model = model
         self._strategy = strategy
         self._output = output
+        self._views_at_once = views_at_once
         self._on_progress = on_progress
         self._compiled = tf.function(self._compute, jit_compile=jit_compile)
         self._step = tf.function(self._distributed_step)
 
     def replica_step(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Of one view of each example: uint8 [B, ..., 3] -> float32 [B, D]."""
+        """Of some views: uint8 [B, ..., 3] -> float32 [B, D]."""
         return self._compiled(pixels)
 
     def run(self, data: split.Split) -> dict[str, np.ndarray]:
@@ -101,15 +87,18 @@ class ForwardPass:
     def _run_batch(self, batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
         pixels = batch.pop("pixels")  # [B, V, ..., 3]
         outputs = []
-        for view in range(pixels.shape[1]):  # one at a time: memory of a training step
-            parts = runtime.hand_out({"pixels": pixels[:, view]}, self._strategy)
-            replica_outputs = self._step(parts["pixels"])
-            outputs.append(self._strategy.gather(replica_outputs, axis=0).numpy())
+        for first in range(0, pixels.shape[1], self._views_at_once):
+            views = pixels[:, first : first + self._views_at_once]
+            num_views = views.shape[1]
+            views = tf.reshape(views, [-1, *views.shape[2:]])  # [B * views, ..., 3]
+            parts = runtime.hand_out({"pixels": views}, self._strategy)
+            found = self._strategy.gather(self._step(parts["pixels"]), axis=0).numpy()
+            outputs.append(found.reshape([-1, num_views, found.shape[-1]]))
         rows = {
             name: self._strategy.gather(part, axis=0).numpy()
             for name, part in runtime.hand_out(batch, self._strategy).items()
         }
-        return rows | {"outputs": np.stack(outputs, axis=1)}  # [B, V, D]
+        return rows | {"outputs": np.concatenate(outputs, axis=1)}  # [B, V, D]
 
 
 class Evaluator(orbit.AbstractEvaluator):
@@ -121,9 +110,10 @@ class Evaluator(orbit.AbstractEvaluator):
       loss: of `losses.build_loss`; it turns logits into scores.
       strategy: the model was made in its scope.
       data: the split, for one pass.
-      metric: "map" for several labels an example (Charades' rule), "top_k" for exactly
-        one, "real" for ImageNet ReaL: any of an image's labels counts as right.
-      merge: "max" or "mean" of an example's scores over its views.
+      metric: of scores.METRICS.
+      merge: of scores.MERGES.
+      views_at_once: views of each example in one call of the model.
+      phase: begins the TensorBoard tags.
       jit_compile: whether the forward pass is compiled by XLA.
       on_progress: called with the number of batches done and of all.
       on_result: called with each Evaluation, before `evaluate` returns.
@@ -142,18 +132,13 @@ class Evaluator(orbit.AbstractEvaluator):
         data: split.Split,
         metric: str,
         merge: str = "max",
+        views_at_once: int = 1,
+        phase: str = "eval",
         jit_compile: bool = False,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
-        on_result: Callable[[Evaluation], None] = lambda evaluation: None,
+        on_result: Callable[[scores.Evaluation], None] = lambda evaluation: None,
     ):
-        for name, value, choices in (
-            ("merge", merge, tuple(MERGES)),
-            ("metric", metric, METRICS),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f"build_evaluator.{name} must be one of {choices}, got {value!r}."
-                )
+        scores.check(metric=metric, merge=merge)
         self.model = model
         self.has_run = False
         self._optimizer = optimizer
@@ -162,9 +147,14 @@ class Evaluator(orbit.AbstractEvaluator):
         self._data = data
         self._metric = metric
         self._merge = merge
+        self._phase = phase
         self._on_result = on_result
         self._forward = ForwardPass(
-            model, strategy, jit_compile=jit_compile, on_progress=on_progress
+            model,
+            strategy,
+            views_at_once=views_at_once,
+            jit_compile=jit_compile,
+            on_progress=on_progress,
         )
         self._token_maps = tf.function(self._distributed_token_maps)
 
@@ -180,10 +170,14 @@ class Evaluator(orbit.AbstractEvaluator):
         del num_steps
         with optim.averaged_weights(self._optimizer, self.model):
             rows = self._forward.run(self._data)
-        evaluation = self._rank(rows)
+        evaluation = scores.evaluate(
+            self._score(rows), metric=self._metric, merge=self._merge
+        )
         self.has_run = True
         self._on_result(evaluation)
-        return {f"eval/{name}": value for name, value in evaluation.values.items()}
+        return {
+            f"{self._phase}/{name}": value for name, value in evaluation.values.items()
+        }
 
     def look(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Token maps over the first view of the first batch.
@@ -219,48 +213,32 @@ class Evaluator(orbit.AbstractEvaluator):
             if name.endswith("token_maps")
         }
 
-    def _rank(self, rows: dict[str, np.ndarray]) -> Evaluation:
-        index = rows["index"]
-        self._check_coverage(index)
-        order = np.argsort([self._data.rows[i] for i in index])  # of the annotations
+    def _score(self, rows: dict[str, np.ndarray]) -> scores.ViewScores:
+        data = self._data
+        self._check_coverage(rows["index"])
+        places = np.array(data.rows)
+        order = np.argsort(places[rows["index"]])  # of the annotations
         rows = {name: values[order] for name, values in rows.items()}
         logits, labels = rows["outputs"], rows["labels"]  # [N, V, K], [N, K]
-        view_scores = self._loss.scores(logits).numpy()
         view_labels = np.repeat(labels[:, np.newaxis], logits.shape[1], axis=1)
-        scores = MERGES[self._merge](view_scores, axis=1)  # [N, K]
-        values, ranking = self._metrics(scores, labels, rows["index"])
-        return Evaluation(
-            values=values | {"loss": float(np.mean(self._loss(logits, view_labels)))},
-            ranking=ranking,
-            ids=[self._data.examples[i] for i in rows["index"]],
+        skipped_labels = np.zeros([len(data.skipped), labels.shape[1]])
+        for row, example in zip(skipped_labels, data.skipped, strict=True):
+            row[example["labels"]] = 1
+        crops = scores.CROPS[data.num_crops]
+        num_clips = logits.shape[1] // len(crops)
+        return scores.ViewScores(
+            ids=np.array([data.examples[i] for i in rows["index"]]),
+            rows=places[rows["index"]],
             labels=labels,
-            view_scores=view_scores,
+            classes=np.array(data.classes),
+            view_scores=self._loss.scores(logits).numpy(),
+            view_losses=self._loss(logits, view_labels).numpy(),
+            view_clips=np.repeat(np.arange(num_clips), len(crops)),
+            view_crops=np.tile(crops, num_clips),
             view_starts=rows.get("starts"),
+            skipped_rows=np.array([e["row"] for e in data.skipped], int),
+            skipped_labels=skipped_labels,
         )
-
-    def _metrics(
-        self, scores: np.ndarray, labels: np.ndarray, index: np.ndarray
-    ) -> tuple[dict[str, float], metrics.AveragePrecision | None]:
-        if self._metric == "top_k":
-            ks = [k for k in (1, 5) if k <= scores.shape[1]]
-            return {
-                f"top{k}": metrics.top_k_accuracy(scores, labels, k) for k in ks
-            }, None
-        if self._metric == "real":
-            return {"real": metrics.real_accuracy(scores, labels)[0]}, None
-        # The official rule scores a video without prediction as -inf, in its place: a
-        # broken file must not raise the score.
-        skipped = self._data.skipped
-        missing = np.zeros([len(skipped), labels.shape[1]])
-        for row, video in zip(missing, skipped, strict=True):
-            row[video["labels"]] = 1
-        places = [self._data.rows[i] for i in index] + [v["row"] for v in skipped]
-        order = np.argsort(places)
-        found = metrics.charades_map(
-            np.concatenate([scores, np.full_like(missing, -np.inf)])[order],
-            np.concatenate([labels, missing])[order],
-        )
-        return {"map": found.mean, "wap": found.weighted}, found
 
     def _check_coverage(self, index: np.ndarray) -> None:
         wanted = self._data.examples
@@ -274,16 +252,3 @@ class Evaluator(orbit.AbstractEvaluator):
                 f" {len(missing)} not at all{example} and {extra} too often. The data"
                 " do not hold what they list: build the data set again."
             )
-
-
-def result_scores(evaluation: Evaluation) -> dict[str, Any]:
-    """The arrays that are stored beside a result, so that merging can be redone."""
-    return {
-        "ids": np.array(evaluation.ids),
-        "labels": evaluation.labels,
-        "view_scores": evaluation.view_scores,
-    } | (
-        {}
-        if evaluation.view_starts is None
-        else {"view_starts": evaluation.view_starts}
-    )

@@ -1,8 +1,8 @@
 """The composition root: the only place where data, model and loops meet."""
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
@@ -20,13 +20,16 @@ from tl_tf import (
     optim,
     report,
     runtime,
+    scores,
     trainer,
 )
 from tl_tf import session as sessions
-from tl_tf.inputs import augment, split
+from tl_tf.inputs import augment, color, split
 
 # Of few-shot classification, as in the authors' code.
 L2_REGS = (2.0**-6, 2.0**-2, 2.0**2, 2.0**6, 2.0**9, 2.0**10)
+
+COLOR_DRAW = 1  # folded into the seed with which examples are mixed
 
 
 def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
@@ -36,8 +39,13 @@ def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
       ValueError: for anything that the user can mend.
     """
     if mode == "inspect":
-        model, counted = inspect()
+        model, counted, (num_clips, num_crops) = inspect()
         report.say(cost.table(counted))
+        if num_clips * num_crops > 1:
+            line = cost.views_line(
+                cost.of_view(counted), num_clips * num_crops, noun="video"
+            )
+            report.say(f"{num_clips} x {num_crops} views a video; {line}")
         report.say(memory.table(memory.estimate(model, counted.input_shape)))
         return
     strategy = runtime.configure_runtime(tpu)
@@ -82,11 +90,14 @@ def train(
     clip_norm: float | None = None,
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
+    color_jitter_share: float = 0.0,
+    grey_share: float = 0.0,
     accumulation_steps: int = 1,
     steps_per_loop: int = 100,
     checkpoint_every_steps: int = 1000,
     keep_checkpoints: int = 3,
     eval_every_steps: int | None = None,
+    quick_eval: bool = False,
     jit_compile: bool = False,
 ) -> None:
     """Trains to `total_steps`, going on from the newest checkpoint if there is one.
@@ -106,6 +117,9 @@ def train(
         none.
       cutmix_alpha: pastes a window of one into another, its area drawn likewise; with
         both set, each batch gets either.
+      color_jitter_share: of the clips or images that get other colours, 0..1, before
+        they are mixed.
+      grey_share: of those that lose their colours, 0..1.
       accumulation_steps: micro-batches to a step.
       steps_per_loop: steps between progress lines; nothing is read back between.
       checkpoint_every_steps: rounded up to whole loops; the first is after the first
@@ -113,6 +127,8 @@ def train(
       keep_checkpoints: newest ones that stay.
       eval_every_steps: in train_and_eval, besides the end; None for the end only.
         A checkpoint is saved before each evaluation.
+      quick_eval: whether the evaluations before the end look at one view of a video,
+        the centre, as `eval_quick/*`; the last one looks at all.
       jit_compile: XLA for forward and backward pass on CPU and GPU.
 
     Raises:
@@ -152,7 +168,7 @@ def train(
         iterator=iterator,
         seed=seed,
         clip_norm=clip_norm,
-        mix=_build_mix(mixup_alpha, cutmix_alpha),
+        mix=_build_mix(mixup_alpha, cutmix_alpha, color_jitter_share, grey_share),
         accumulation_steps=accumulation_steps,
         jit_compile=jit_compile,
         explain_data_error=data.explain,
@@ -160,15 +176,18 @@ def train(
             "train/inputs", batch, data.classes, step=optimizer.iterations
         ),
     )
-    evaluation = None
+    evaluation = between = None
     if session.mode == "train_and_eval":
-        evaluation = build_evaluator(
-            session,
-            sessions.open_split(session, is_training=False),
-            model,
-            optimizer,
-            loss=loss,
-        )
+        test = sessions.open_split(session, is_training=False)
+        evaluation = build_evaluator(session, test, model, optimizer, loss=loss)
+        between = evaluation
+        if quick_eval and eval_every_steps and test.num_views > 1:
+            centre = sessions.open_split(
+                session, is_training=False, num_clips=1, num_crops=1
+            )
+            between = build_evaluator(
+                session, centre, model, optimizer, loss=loss, phase="eval_quick"
+            )
     session.check_config()
     sessions.say_data(data, session)
     step = optimizer.iterations
@@ -200,6 +219,7 @@ def train(
         for until in _milestones(int(step.numpy()), total_steps, every):
             controller.train(until)  # saves at its end: what is scored can be had again
             if evaluation:
+                controller.evaluator = between if until < total_steps else evaluation
                 controller.evaluate()
         if evaluation and not evaluation.has_run:  # trained to the end before
             controller.evaluate()
@@ -251,8 +271,10 @@ def build_evaluator(
     optimizer: tf_keras.optimizers.Optimizer,
     *,
     loss: losses.Loss,
+    phase: str = "eval",
     metric: str = gin.REQUIRED,
     merge: str = "max",
+    views_at_once: int = 1,
     jit_compile: bool = False,
 ) -> evaluator.Evaluator:
     """The evaluator of a recipe: every example of the split once, its views merged.
@@ -263,26 +285,43 @@ def build_evaluator(
       model: built.
       optimizer: whose averaged weights are evaluated, if it averages them.
       loss: turns logits into scores.
+      phase: begins the TensorBoard tags.
       metric: "map" for several labels an example, "top_k" for exactly one, "real" for
         ImageNet ReaL.
       merge: "max" or "mean" of the scores of an example's views.
+      views_at_once: views of each example that the model sees at once: with the batch
+        size of eval/clip_dataset, what bounds memory.  The devices hold batch_size x
+        views_at_once clips, the host batch_size x all views, as uint8.
       jit_compile: XLA for the forward pass on CPU and GPU.
 
     Raises:
       ValueError: for another metric or merge, or a batch that does not divide.
     """
     sessions.check_eval_batch(data, session)
-    views = {"views": data.num_views, "merge": merge}
-    writer = report.ResultWriter(session.model_dir, data, views)
+    writer = report.ResultWriter(
+        session.model_dir,
+        data,
+        metric=metric,
+        merge=merge,
+        cost=_cost_of_view(model, data),
+        phase=phase,
+    )
 
-    def on_result(evaluation: evaluator.Evaluation) -> None:
+    def on_result(evaluation: scores.Evaluation) -> None:
         if session.is_chief:
             step = int(optimizer.iterations.numpy())
             writer.write(evaluation, step=step)
             pixels, labels, maps = loop.look()
             if maps:  # the first TokenLearner's: later ones see mixed inputs (§6.4)
                 first = next(iter(maps.values()))
-                report.show_token_maps(pixels, labels, first, data.classes, step=step)
+                report.show_token_maps(
+                    f"{phase}/token_maps",
+                    pixels,
+                    labels,
+                    first,
+                    data.classes,
+                    step=step,
+                )
 
     loop = evaluator.Evaluator(
         model,
@@ -292,6 +331,8 @@ def build_evaluator(
         data=data,
         metric=metric,
         merge=merge,
+        views_at_once=views_at_once,
+        phase=phase,
         jit_compile=jit_compile,
         on_progress=report.EvalProgress(),
         on_result=on_result,
@@ -409,16 +450,23 @@ def inspect(
     build_model: Callable[..., tf_keras.Model] = gin.REQUIRED,
     num_classes: int = gin.REQUIRED,
     input_shape: Sequence[int] = gin.REQUIRED,
-) -> tuple[tf_keras.Model, cost.Cost]:
+    num_clips: int = 1,
+    num_crops: int = 1,
+) -> tuple[tf_keras.Model, cost.Cost, tuple[int, int]]:
     """Builds a recipe's model and counts parameters and cost; needs no data.
 
     Args:
       build_model: a function of the number of classes.
       num_classes: K.
-      input_shape: of one example: T, H, W, 3 or H, W, 3.
+      input_shape: of one view: T, H, W, 3 or H, W, 3.
+      num_clips: of a video at evaluation.
+      num_crops: of a clip at evaluation.
+
+    Returns:
+      The model, what one view costs, and the numbers of clips and crops.
     """
     model = build_model(num_classes)
-    return model, cost.count(model, (1, *input_shape))
+    return model, cost.count(model, (1, *input_shape)), (num_clips, num_crops)
 
 
 def _milestones(step: int, total_steps: int, every: int | None) -> list[int]:
@@ -446,9 +494,50 @@ def _check_compilable(model: tf_keras.Model, strategy: tf.distribute.Strategy) -
         )
 
 
-def _build_mix(mixup_alpha: float, cutmix_alpha: float) -> Callable | None:
-    if not mixup_alpha and not cutmix_alpha:
+def _cost_of_view(model: tf_keras.Model, data: split.Split) -> dict[str, Any]:
+    """What goes into a result; a model that cannot be counted is evaluated as well."""
+    shape = data.batches.element_spec["pixels"].shape[2:]
+    try:
+        return cost.of_view(cost.count(model, (1, *shape)))
+    except ValueError as error:
+        report.say(f"GFLOPs are not counted: {error}")
+        return {}
+
+
+def _build_mix(
+    mixup_alpha: float, cutmix_alpha: float, jitter_share: float, grey_share: float
+) -> Callable | None:
+    """What a batch goes through on the device, by draws.
+
+    Raises:
+      ValueError: for a share out of range.
+    """
+    for name, share in (
+        ("color_jitter_share", jitter_share),
+        ("grey_share", grey_share),
+    ):
+        if not 0 <= share <= 1:
+            raise ValueError(f"train.{name} must be in 0..1, got {share}.")
+    has_color, has_mix = jitter_share or grey_share, mixup_alpha or cutmix_alpha
+    if not has_color and not has_mix:
         return None
-    return functools.partial(
-        augment.mixup_cutmix, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha
-    )
+
+    def mix(pixels, labels, *, seed):
+        if has_color:
+            pixels = color.random_color(
+                pixels,
+                seed=tf.random.fold_in(seed, COLOR_DRAW),
+                jitter_share=jitter_share,
+                grey_share=grey_share,
+            )
+        if has_mix:
+            pixels, labels = augment.mixup_cutmix(
+                pixels,
+                labels,
+                seed=seed,
+                mixup_alpha=mixup_alpha,
+                cutmix_alpha=cutmix_alpha,
+            )
+        return pixels, labels
+
+    return mix

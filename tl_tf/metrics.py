@@ -20,6 +20,22 @@ class AveragePrecision:
     classes_without_positive: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassAccuracy:
+    """What `class_accuracy` finds.
+
+    `per_class` is [K], with NaN for a class without rows; `mean` is over the classes
+    that have some, `positives` [K] is their number; `wanted` and `predicted` are int
+    [N], a row's label and its highest score.
+    """
+
+    mean: float
+    per_class: np.ndarray
+    positives: np.ndarray
+    wanted: np.ndarray
+    predicted: np.ndarray
+
+
 def charades_map(scores: np.ndarray, labels: np.ndarray) -> AveragePrecision:
     """Mean average precision by the rule of Charades_v1_classify.m.
 
@@ -90,6 +106,44 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
         )
     best = np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :k]
     return float(np.take_along_axis(positive, best, axis=1).any(axis=1).mean())
+
+
+def class_accuracy(scores: np.ndarray, labels: np.ndarray) -> ClassAccuracy:
+    """Share of each class's rows whose highest score, the first of equals, is right.
+
+    Args:
+      scores: [N, K].
+      labels: [N, K], nonzero at a row's one label.
+    """
+    wanted, predicted = np.argmax(labels, axis=1), np.argmax(scores, axis=1)
+    num_classes = labels.shape[1]
+    positives = np.bincount(wanted, minlength=num_classes)
+    right = np.bincount(wanted[wanted == predicted], minlength=num_classes)
+    with np.errstate(invalid="ignore"):
+        per_class = right / positives
+    return ClassAccuracy(
+        mean=float(np.nanmean(per_class)),
+        per_class=per_class,
+        positives=positives,
+        wanted=wanted,
+        predicted=predicted,
+    )
+
+
+def confusion_matrix(accuracy: ClassAccuracy) -> np.ndarray:
+    """int [K, K]: rows of each class, by the class that they were taken for."""
+    matrix = np.zeros([len(accuracy.positives)] * 2, int)
+    np.add.at(matrix, (accuracy.wanted, accuracy.predicted), 1)
+    return matrix
+
+
+def most_confused(accuracy: ClassAccuracy, most: int) -> list[tuple[int, int, int]]:
+    """Pairs of a class and what it was taken for, and how often; worst first."""
+    is_wrong = accuracy.wanted != accuracy.predicted
+    pairs = np.stack([accuracy.wanted, accuracy.predicted], axis=1)[is_wrong]
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    worst = np.argsort(-counts, kind="stable")[:most]
+    return [(*map(int, pairs[i]), int(counts[i])) for i in worst]
 
 
 def real_accuracy(scores: np.ndarray, labels: np.ndarray) -> tuple[float, int]:

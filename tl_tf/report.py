@@ -15,10 +15,12 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import config, evaluator, metrics, visualize
+from tl_tf import config, cost, metrics, scores, visualize
 from tl_tf.inputs import split
 
 SHOWN_EXAMPLES = 2
+DRAWN_CLASSES = 1000  # more make no picture: a matrix of 21,841 classes takes 4 GB
+CONFUSED_PAIRS = 20
 
 
 def say(text: str) -> None:
@@ -86,82 +88,149 @@ class EvalProgress:
 
 @dataclasses.dataclass(frozen=True)
 class ResultWriter:
-    """Writes an evaluation: a line, `results/<split>-<step>.json`, scores, pictures.
+    """Writes evaluations: a line, `results/<split>-<step>.json`, scores, pictures.
 
     Attributes:
       model_dir: folder of the run.
-      data: the split that was evaluated.
-      views: a note on the views, as {"views": 6, "merge": "max"}.
+      data: the split that is evaluated.
+      metric: of scores.METRICS.
+      merge: of scores.MERGES.
+      cost: of one view, by `cost.of_view`.
+      phase: begins the TensorBoard tags; "eval_quick" marks the files as well.
     """
 
     model_dir: Path
     data: split.Split
-    views: dict[str, Any]
+    metric: str
+    merge: str
+    cost: dict[str, Any]
+    phase: str = "eval"
 
-    def write(self, evaluation: evaluator.Evaluation, *, step: int) -> Path:
+    def write(self, evaluation: scores.Evaluation, *, step: int) -> Path:
         """Writes and prints everything of one evaluation; returns the JSON's path."""
         data = self.data
-        coverage = data.coverage
-        result = {
+        about = {
             "dataset": data.dataset,
             "split": data.split,
             "facts": data.facts,
+            "noun": data.noun,
             "step": step,
-            "metrics": evaluation.values,
-            f"num_{data.noun}": len(evaluation.ids),
-            "views": self.views,
-            "coverage": coverage,
+            "metric": self.metric,
+            "coverage": data.coverage,
+            "cost": self.cost,
             "config_checksum": config.checksum(),
             "git_revision": git_revision(),
             "checkpoint": f"ckpt-{step}",
         }
-        if evaluation.ranking is not None:
-            per_class = evaluation.ranking.per_class
-            pairs = list(zip(self.data.classes, per_class, strict=True))
-            result["average_precision"] = {
-                name: float(ap) for name, ap in pairs if not np.isnan(ap)
-            }
-            result["classes_without_positive"] = [
-                name for name, ap in pairs if np.isnan(ap)
-            ]
         folder = self.model_dir / "results"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{file_name(data)}-{step}.json"
-        text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-        _write_atomically(path, lambda f: f.write(text.encode()))
-        scores = evaluator.result_scores(evaluation)
-        _write_atomically(
-            path.with_suffix(".scores.npz"), lambda f: np.savez_compressed(f, **scores)
-        )
-        values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
-        say(
-            f"eval   step {step}  {data.dataset}/{data.split}: {values}"
-            f"  ({len(evaluation.ids)} {data.noun} x {self.views['views']} views,"
-            f" coverage {coverage['share']:.1%})  -> {path}"
-        )
-        if evaluation.ranking is not None:
-            self._per_class(evaluation.ranking, step, path.with_suffix(".txt"))
-            if data.skipped:
-                say(
-                    f"       {len(data.skipped)} {data.noun} could not be built and"
-                    " count as ranked last (the official rule)."
-                )
+        quick = "-quick" if self.phase == "eval_quick" else ""
+        path = folder / f"{file_name(data)}{quick}-{step}.json"
+        _write_atomically(path.with_suffix(".scores.npz"), evaluation.views.save)
+        table, picture = write_result(path, evaluation, about, merge=self.merge)
+        if table:
+            code = "\n".join("    " + line for line in table.splitlines())
+            tf.summary.text(f"{self.phase}/by_class", code, step=step)
+        if picture is not None:
+            _images(f"{self.phase}/confusion", [picture], step=step)
         return path
 
-    def _per_class(
-        self, ranking: metrics.AveragePrecision, step: int, path: Path
-    ) -> None:
-        table = class_table(self.data.classes, ranking.per_class, ranking.positives)
-        _write_atomically(path, lambda f: f.write((table + "\n").encode()))
-        code = "\n".join("    " + line for line in table.splitlines())
-        tf.summary.text("eval/average_precision", code, step=step)
-        if len(self.data.classes) <= 20:
+
+def write_result(
+    path: Path, evaluation: scores.Evaluation, about: dict[str, Any], *, merge: str
+) -> tuple[str, np.ndarray | None]:
+    """Writes a JSON, a table by class and a picture, and prints a line.
+
+    Args:
+      path: of the JSON; the others lie beside it.
+      evaluation: of all views or of some.
+      about: what the JSON holds besides: what was evaluated, and by what.
+      merge: by which the views were merged.
+
+    Returns:
+      The table by class, "" if there is none, and the confusion matrix as a picture
+      uint8 [height, width, 3], None if there is none.
+    """
+    views = evaluation.views
+    noun, coverage = about["noun"], about["coverage"]
+    where = f"{about['dataset']}/{about['split']}"
+    num_views = len(views.view_clips)
+    by_class, table = _by_class(evaluation, noun)
+    result = {
+        **about,
+        "metrics": evaluation.values,
+        f"num_{noun}": len(views.ids),
+        "views": {
+            "views": num_views,
+            "clips": views.num_clips,
+            "crops": views.num_crops,
+            "merge": merge,
+        },
+        "cost": cost.of_views(about["cost"], num_views),
+        **by_class,
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    _write_atomically(path, lambda f: f.write(text.encode()))
+    values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
+    many = f" x {views.num_clips} x {views.num_crops} views" if num_views > 1 else ""
+    say(
+        f"eval   step {about['step']}  {where}: {values}"
+        f"  ({len(views.ids)} {noun}{many}, coverage {coverage['share']:.1%})"
+        f"  -> {path}"
+    )
+    if about["cost"]:
+        say("       " + cost.views_line(about["cost"], num_views, noun=noun[:-1]))
+    skipped = len(views.skipped_rows)
+    if skipped:
+        fate = "are left out" if evaluation.ranking is None else "count as ranked last"
+        say(f"       {skipped} {noun} could not be built and {fate}.")
+    if table:
+        _write_atomically(
+            path.with_suffix(".txt"), lambda f: f.write((table + "\n").encode())
+        )
+        if len(views.classes) <= 20:
             say(table)
-        empty = len(ranking.classes_without_positive)
-        if empty:
-            say(
-                f"       {empty} classes have no positive and are left out of the mean."
-            )
+    if evaluation.ranking is not None and evaluation.ranking.classes_without_positive:
+        empty = len(evaluation.ranking.classes_without_positive)
+        say(f"       {empty} classes have no positive and are left out of the mean.")
+    picture = None
+    if evaluation.accuracy is not None and len(views.classes) <= DRAWN_CLASSES:
+        picture = visualize.confusion_picture(
+            metrics.confusion_matrix(evaluation.accuracy),
+            views.classes.tolist(),
+            title=f"{where}, step {about['step']}\n{values}",
+        )
+        png = tf.io.encode_png(picture).numpy()
+        _write_atomically(path.with_suffix(".png"), lambda f: f.write(png))
+    return table, picture
+
+
+def _by_class(evaluation: scores.Evaluation, noun: str) -> tuple[dict[str, Any], str]:
+    """What a JSON holds of the classes, and a table for people."""
+    names = evaluation.views.classes.tolist()
+    ranking, accuracy = evaluation.ranking, evaluation.accuracy
+    if ranking is not None:
+        pairs = list(zip(names, ranking.per_class, strict=True))
+        return {
+            "average_precision": {n: float(ap) for n, ap in pairs if not np.isnan(ap)},
+            "classes_without_positive": [n for n, ap in pairs if np.isnan(ap)],
+        }, class_table(names, ranking.per_class, ranking.positives, value="AP")
+    if accuracy is None:
+        return {}, ""
+    pairs = list(zip(names, accuracy.per_class, strict=True))
+    confused = [
+        {"class": names[k], "taken_for": names[other], noun: count}
+        for k, other, count in metrics.most_confused(accuracy, CONFUSED_PAIRS)
+    ]
+    lines = [
+        f"{pair[noun]:6d} {noun} of {pair['class']!r} taken for {pair['taken_for']!r}"
+        for pair in confused
+    ]
+    table = class_table(names, accuracy.per_class, accuracy.positives, value="right")
+    return {
+        "accuracy_by_class": {n: float(a) for n, a in pairs if not np.isnan(a)},
+        "most_confused": confused,
+    }, "\n".join([table, *["most confused:"] * bool(lines), *lines])
 
 
 def write_fewshot(
@@ -224,14 +293,16 @@ def file_name(data: split.Split) -> str:
     return "_".join(re.findall(r"[\w.-]+", data.split))
 
 
-def class_table(names: list[str], per_class: np.ndarray, positives) -> str:
-    """A table of average precision by class, best first; no positives last."""
+def class_table(
+    names: list[str], per_class: np.ndarray, positives, *, value: str
+) -> str:
+    """A table of `value` by class, best first; classes without positives last."""
     order = np.argsort(np.where(np.isnan(per_class), np.inf, -per_class), kind="stable")
-    width = max(len(name) for name in names)
-    lines = [f"{'class':{width}}  {'AP':>7}  positives"]
+    width = max(len(name) for name in (*names, "class"))
+    lines = [f"{'class':{width}}  {value:>7}  positives"]
     for k in order:
-        ap = "      –" if np.isnan(per_class[k]) else f"{per_class[k]:7.4f}"
-        lines.append(f"{names[k]:{width}}  {ap}  {int(positives[k]):9d}")
+        shown = "      –" if np.isnan(per_class[k]) else f"{per_class[k]:7.4f}"
+        lines.append(f"{names[k]:{width}}  {shown}  {int(positives[k]):9d}")
     return "\n".join(lines)
 
 
@@ -256,11 +327,18 @@ def show_inputs(tag: str, batch: dict[str, tf.Tensor], classes, *, step: int) ->
 
 
 def show_token_maps(
-    pixels: np.ndarray, labels: np.ndarray, maps: np.ndarray, classes, *, step: int
+    tag: str,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    maps: np.ndarray,
+    classes,
+    *,
+    step: int,
 ) -> None:
-    """Sends the token maps over their frames to TensorBoard, as `eval/token_maps`.
+    """Sends the token maps over their frames to TensorBoard.
 
     Args:
+      tag: as `eval/token_maps`.
       pixels: uint8 [B, T, H, W, 3] or [B, H, W, 3].
       labels: [B, K].
       maps: [B, T', h, w, S] of the first TokenLearner.
@@ -276,7 +354,7 @@ def show_token_maps(
             strict=True,
         )
     ]
-    _images("eval/token_maps", sheets, step=step)
+    _images(tag, sheets, step=step)
 
 
 def show_config(step: int) -> None:

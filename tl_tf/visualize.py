@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import colors, figure
 from matplotlib.backends import backend_agg
 
 MAX_FRAMES = 8
 MAX_TOKENS = 8
+NAMED_CLASSES = 30  # more names than that cannot be read beside a matrix
+NUMBERED_CLASSES = 12
 _INCHES = 1.6  # of one frame
 
 
@@ -83,6 +85,60 @@ def token_map_sheet(
                 axis.set_ylabel(name, fontsize=7)
             if token == tokens[-1] and not is_image:
                 axis.set_xlabel(f"frame {t * len(frames) // len(maps)}", fontsize=7)
+    return _pixels(sheet)
+
+
+def confusion_picture(
+    matrix: np.ndarray, names: Sequence[str], *, title: str
+) -> np.ndarray:
+    """What each class was taken for, as a heat map: a right answer is on the diagonal.
+
+    Shares are of a class's examples; a class without any is an empty row.  The colours
+    follow the root of the share, so that one wrong answer in twenty is seen.
+
+    Args:
+      matrix: int [K, K], a row a class, a column what it was taken for.
+      names: of the classes; their numbers stand beside a large matrix.
+      title: of the picture.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    num_classes = len(matrix)
+    totals = matrix.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        shares = matrix / totals  # [K, K], NaN where there is no example
+    is_named = num_classes <= NAMED_CLASSES
+    longest = max(map(len, names)) if is_named else 4
+    # At least a pixel a class, of those that are drawn at all.
+    side = max(3.0, min(0.36 * num_classes, 9.0), 0.015 * num_classes)  # inches
+    margin = 0.6 + 0.085 * longest
+    sheet = figure.Figure(figsize=(side + margin + 0.9, side + margin + 0.4), dpi=100)
+    backend_agg.FigureCanvasAgg(sheet)
+    axis = sheet.subplots()
+    norm = colors.PowerNorm(0.5, vmin=0, vmax=1)
+    image = axis.imshow(shares, cmap="gist_heat_r", norm=norm, interpolation="nearest")
+    axis.set_facecolor("0.85")
+    axis.set_title(title, fontsize=9)
+    axis.set_ylabel("class", fontsize=8)
+    axis.set_xlabel("taken for", fontsize=8)
+    if is_named:
+        axis.set_yticks(range(num_classes), names, fontsize=7)
+        axis.set_xticks(range(num_classes), names, fontsize=7, rotation=90)
+        axis.tick_params(length=0)
+    else:
+        axis.tick_params(labelsize=7)
+    if num_classes <= NUMBERED_CLASSES:
+        for k, taken_for in np.argwhere(matrix):
+            shade = "white" if shares[k, taken_for] > 0.35 else "black"
+            text = f"{matrix[k, taken_for]}"
+            axis.text(
+                taken_for, k, text, color=shade, fontsize=7, ha="center", va="center"
+            )
+    bar = sheet.colorbar(image, ax=axis, fraction=0.04, pad=0.02)
+    bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    bar.set_label("share of the class", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return _pixels(sheet)
 
 

@@ -25,6 +25,7 @@ class Split:
       num_examples: videos or images in the split, on all hosts.
       num_batches: of an evaluation, the same on every host; None for training.
       num_views: V of an evaluation; 1 for training.
+      num_crops: how many crops of each clip are among them, clip by clip.
       examples: of an evaluation, what must be seen once each: their ids.
       rows: where each of `examples` stands in the annotations; ties are broken by it.
       skipped: of an evaluation, what could not be built: {"id", "row", "labels"}.
@@ -43,6 +44,7 @@ class Split:
     explain: Callable[[tf.errors.OpError], str]
     num_batches: int | None = None
     num_views: int = 1
+    num_crops: int = 1
     examples: Sequence[str] = ()
     rows: Sequence[int] = ()
     skipped: Sequence[dict[str, Any]] = ()

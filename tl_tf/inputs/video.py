@@ -22,7 +22,7 @@ from tl_tf.inputs import split as splits
 
 READ_SHARDS = 16  # read at once, one record of each in turn
 MIN_SHUFFLE_CLIPS = 16
-PREFETCH_BATCHES = 2  # decoded, hence large
+PREFETCH_BATCHES = 2  # decoded, hence large; 1 in evaluation, of V views a video
 
 
 @gin.configurable
@@ -123,7 +123,7 @@ def clip_dataset(
     short = _count_short_videos(paths, sampler.span)
     return splits.Split(
         batches=stream.batch(batch_size, drop_remainder=True)
-        .prefetch(PREFETCH_BATCHES)
+        .prefetch(PREFETCH_BATCHES if is_training else 1)
         .with_options(splits.options()),
         dataset=info.dataset,
         split=split,
@@ -133,6 +133,7 @@ def clip_dataset(
         explain=lambda error: faults.explain(error, info, split, shards),
         num_batches=num_batches,
         num_views=num_clips * num_crops,
+        num_crops=num_crops,
         examples=[video["id"] for video in built],
         rows=[video["row"] for video in built],
         skipped=[video for report in reports for video in report["skipped"]],
