@@ -34,6 +34,7 @@ SHRINK = (
     "EVAL_CROP_PX = 36",
     "eval/clip_dataset.batch_size = 4",
     "build_x2p1d.width = 0.1",
+    "build_x2p1d.num_heads = 1",  # of 43 channels
     "build_x2p1d.stage_depths = (1, 1, 1, 1)",
     "build_x2p1d.module_blocks = (0,)",
 )
