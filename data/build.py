@@ -121,7 +121,7 @@ def build(
         max_seconds=max_seconds,
         timeout_seconds=timeout_seconds,
     )
-    module: ModuleType = importlib.import_module(f"data.{dataset}")
+    module: ModuleType = importlib.import_module(manifest.DATASETS[dataset])
     chosen = _settings(dataset, module, settings)
     from data import frames, local_build, plan, shards, summary
     from tl_tf import records
@@ -337,11 +337,11 @@ def _parser() -> argparse.ArgumentParser:
         dest="dataset", required=True, metavar="DATASET", title="data sets"
     )
     common = _common_options()
-    for dataset, line in manifest.DATASETS.items():
-        module = importlib.import_module(f"data.{dataset}")
+    for dataset, name in manifest.DATASETS.items():
+        module = importlib.import_module(name)
         command = commands.add_parser(
             dataset,
-            help=line,
+            help=module.__doc__.splitlines()[0],
             description=module.LAYOUT,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             parents=[common],

@@ -1,14 +1,13 @@
 """Charades: 157 classes, several per video, from the official annotation files."""
 
-import csv
 import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
-from data import manifest
+from data import manifest, reading
 
 LAYOUT = """\
 Charades expects, as unpacked from Charades.zip and Charades_v1_480.zip:
@@ -72,15 +71,17 @@ def read(settings: Settings, splits: Sequence[str]) -> manifest.Annotations:
 
 def classes(annotations_dir: Path) -> list[str]:
     """Class names; a label id is the NNN of `cNNN`, and its line, counted from 0."""
-    path = _existing(annotations_dir / CLASSES_FILE)
+    path = reading.existing(annotations_dir / CLASSES_FILE, LAYOUT)
     names = []
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(reading.text(path).splitlines(), 1):
         match = _CLASS.fullmatch(line.strip())
         if not match or int(match[1]) != number - 1:
-            _fail(path, number, f"'c{number - 1:03d} <name>'", line, "unzip it again")
+            reading.fail(
+                path, number, f"'c{number - 1:03d} <name>'", line, "unzip it again"
+            )
         names.append(match[2])
     if not names:
-        _fail(path, 1, "'c000 <name>'", "an empty file", "unzip it again")
+        reading.fail(path, 1, "'c000 <name>'", "an empty file", "unzip it again")
     return names
 
 
@@ -98,12 +99,12 @@ def clips(
       ValueError: naming file and line, for whatever the official files do not contain.
     """
     num_classes = len(classes(annotations_dir))
-    path = _existing(_csv_path(split, annotations_dir))
+    path = reading.existing(_csv_path(split, annotations_dir), LAYOUT)
     seen: dict[str, int] = {}
     for line, row in _rows(path):
         video_id, length = row["id"], _length(path, line, row["length"])
         if not _ID.fullmatch(video_id):
-            _fail(
+            reading.fail(
                 path,
                 line,
                 "an id of 5 characters A-Z or 0-9",
@@ -111,7 +112,7 @@ def clips(
                 "use the official file, not one saved by a spreadsheet",
             )
         if video_id in seen:
-            _fail(
+            reading.fail(
                 path,
                 line,
                 "each id once",
@@ -154,37 +155,17 @@ def _cut(
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields each row with the number of its last line; it may fill several."""
-    # strict: an unclosed quote would otherwise swallow the rest of the file.
-    reader = csv.reader(_read(path).splitlines(keepends=True), strict=True)
-    try:
-        header = next(reader, [])
+    def check(header: list[str]) -> None:
         if tuple(header) != COLUMNS:
-            _fail(
+            reading.fail(
                 path,
                 1,
                 f"the header {','.join(COLUMNS)}",
                 ",".join(header) or "an empty file",
                 "use the official file",
             )
-        for row in reader:
-            if len(row) != len(COLUMNS):
-                _fail(
-                    path,
-                    reader.line_num,
-                    f"{len(COLUMNS)} columns",
-                    str(len(row)),
-                    "quote fields that contain a comma or a line break",
-                )
-            yield reader.line_num, dict(zip(COLUMNS, row, strict=True))
-    except csv.Error as error:
-        _fail(
-            path,
-            reader.line_num,
-            "comma-separated values with closed quotes",
-            str(error),
-            "close the quote on this line or above it",
-        )
+
+    return reading.table(path, check)
 
 
 def _actions(
@@ -194,7 +175,7 @@ def _actions(
     for item in text.split(";") if text else []:
         match = _ACTION.fullmatch(item)
         if not match or int(match[1]) >= num_classes:
-            _fail(
+            reading.fail(
                 path,
                 line,
                 f"'cNNN start end' with NNN in 000..{num_classes - 1:03d}",
@@ -211,7 +192,9 @@ def _length(path: Path, line: int, text: str) -> float:
     except ValueError:
         length = math.nan
     if not 0 < length < math.inf:
-        _fail(path, line, "a length above 0 seconds", text, "correct the last column")
+        reading.fail(
+            path, line, "a length above 0 seconds", text, "correct the last column"
+        )
     return length
 
 
@@ -221,29 +204,3 @@ def _csv_path(split: str, annotations_dir: Path) -> Path:
             f"charades: no split {split!r}; it has {', '.join(manifest.SPLITS)}."
         )
     return annotations_dir / f"Charades_v1_{split}.csv"
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file.\n{LAYOUT}")
-    return path
-
-
-def _read(path: Path) -> str:
-    try:
-        # utf-8-sig: editors add a byte order mark to files that had none.
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: wanted UTF-8 text, got byte {error.object[error.start]:#04x} at"
-            f" offset {error.start}. Use the official file, which is plain ASCII."
-        ) from error
-
-
-def _fail(path: Path, line: int, wanted: str, got: str, advice: str) -> NoReturn:
-    # A row can be long; its beginning is enough to find it.
-    got = got if len(got) <= 200 else f"{got[:200]}..."
-    raise ValueError(
-        f"{path}, line {line}: wanted {wanted}, got {got!r}."
-        f" {advice[0].upper()}{advice[1:]}."
-    )

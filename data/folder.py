@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data import manifest
+from data import manifest, reading
 
 LAYOUT = """\
 folder expects videos in a folder for each class, divided into train and test:
@@ -17,10 +17,6 @@ A class may have folders within. Symbolic links are followed. The classes are th
 folders of train, sorted by name. Name the folder with --videos_dir."""
 
 DEFAULT_TEST_SHARE = 0.2
-SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm"
-    " .wmv".split()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +127,15 @@ def _in_class_folders(
         if class_folder.name.startswith("."):
             _leave_out(out, "hidden", name)
         elif not class_folder.is_dir():
-            is_video = class_folder.suffix.lower() in SUFFIXES
+            is_video = class_folder.suffix.lower() in reading.VIDEO_SUFFIXES
             _leave_out(out, "outside_a_class" if is_video else "not_a_video", name)
         else:
             found = list(_in_class(class_folder, folder, root, out))
             if not found:
+                endings = " ".join(sorted(reading.VIDEO_SUFFIXES))
                 raise ValueError(
                     f"{class_folder}: a class without a video. Add some, or remove the"
-                    f" folder. A video ends in {' '.join(sorted(SUFFIXES))}."
+                    f" folder. A video ends in {endings}."
                 )
             videos += found
     for names in out.values():
@@ -157,30 +154,15 @@ def _in_class(
             f"{_printable(str(class_folder))}: the name of a class must be UTF-8."
             " Rename the folder."
         ) from error
-    for path in _files(class_folder):
+    for path in reading.files_below(class_folder):
         key = path.relative_to(root).as_posix()
         if path.name.startswith("."):
             _leave_out(out, "hidden", key)
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in reading.VIDEO_SUFFIXES:
             _leave_out(out, "not_a_video", key)
         else:
             name = path.relative_to(folder).with_suffix("").as_posix()
             yield _Video(path, key=_nfc(key), name=_nfc(name), class_name=class_name)
-
-
-def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yields the files below a folder, and hidden folders as one."""
-    above = (*above, folder.resolve())
-    for path in folder.iterdir():
-        if path.is_dir() and not path.name.startswith("."):
-            if path.resolve() in above:
-                raise ValueError(
-                    f"{path}: leads back to {path.resolve()}, which holds it. Remove"
-                    " the symbolic link."
-                )
-            yield from _files(path, above)
-        else:
-            yield path
 
 
 def _divide(videos: Sequence[_Video], share: float) -> dict[str, list[_Video]]:

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-# Each with a line for --help.
+# The first line of a module's docstring is what --help says of it.
 DATASETS = {
-    "folder": "your own videos, in class folders",
-    "charades": "Charades, from its official files",
-    "synthetic": "made-up videos of moving objects, no download",
+    "folder": "data.folder",
+    "csv": "data.csv_list",
+    "charades": "data.charades",
+    "kinetics": "data.kinetics",
+    "avid": "data.avid",
+    "synthetic": "data.synthetic",
 }
 SPLITS = ("train", "test")
 

@@ -383,7 +383,7 @@ def test_a_video_in_both_splits_is_an_error(source, tmp_path):
 
 
 def test_unknown_names_list_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="no dataset 'k400'; known: folder, charad"):
+    with pytest.raises(ValueError, match="no dataset 'k400'; known: folder, csv, char"):
         build.build("k400", tmp_path)
     with pytest.raises(ValueError, match="--splits must be among train, test, got val"):
         build.build("synthetic", tmp_path, splits=["val"])

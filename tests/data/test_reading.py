@@ -1,0 +1,49 @@
+import pytest
+
+from data import reading
+
+
+def test_empty_lines_of_a_table_do_not_count(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('a,b\n\n1,"2\n3"\n\n4,5\n')
+    rows = reading.table(path, lambda header: None)
+    assert list(rows) == [(4, {"a": "1", "b": "2\n3"}), (6, {"a": "4", "b": "5"})]
+
+
+def test_a_class_list_keeps_its_order(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("walk\n jump (it's) \nrun\n\n")
+    assert reading.class_list(path) == ["walk", "jump (it's)", "run"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "line 1: wanted one class a line, each once, got 'an empty line'"),
+        ("a\n\nb", "line 2: wanted one class a line, each once, got 'an empty line'"),
+        ("a\nb\na", "line 3: .* got 'a, also on line 1'. Remove the line"),
+    ],
+)
+def test_a_class_list_has_each_class_once(tmp_path, text, message):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        reading.class_list(path)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            '{"a":\n1,}',
+            "x.json, line 2: wanted JSON, got 'Illegal trailing comma|line 2",
+        ),
+        ('{"a": 1, "a": 1}', "x.json: wanted each key once, got 'a' twice. Remove one"),
+        ("[]", "x.json, line 1: wanted an object {...}, got 'list'"),
+    ],
+)
+def test_a_json_file_is_one_object(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        reading.json_object(path)
