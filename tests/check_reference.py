@@ -28,7 +28,7 @@ import tensorflow as tf  # noqa: E402
 import tf_keras  # noqa: E402
 
 from tests import scenic_schedules  # noqa: E402
-from tl_tf import checkpoint, fewshot, flax_names, npz  # noqa: E402
+from tl_tf import checkpoint, fewshot, flax_names, npz, transfer  # noqa: E402
 from tl_tf.layers import embedding, encoder, token_learner  # noqa: E402
 from tl_tf.models import vit, vivit  # noqa: E402
 
@@ -151,9 +151,9 @@ def check_file(path: Path) -> list[Finding]:
     if "l2_regs" in arrays and "shots" in arrays:
         return _check_fewshot(arrays, config)
     if any(key.endswith("/kernel_2d") for key in keys):
-        raise UnsupportedError("patch kernels inflated to tubelets")
+        return _check_inflation(arrays, config)
     if any("/before/" in key for key in keys):
-        raise UnsupportedError("video model started from an image model")
+        return _check_warm_start(arrays, config)
     if any(key.endswith("/from") for key in keys):
         return _check_resizes(arrays, config)
     raise ValueError(f"is of an unknown kind: {', '.join(sorted(keys)[:3])}, ...")
@@ -664,6 +664,116 @@ def _resized(arrays: dict, case: dict, name: str) -> np.ndarray:
         )
     prefix, frame = frame[:, :num_prefix], frame[:, num_prefix:]
     return np.concatenate([prefix, np.tile(frame, [1, repeats, 1])], axis=1)
+
+
+def _check_inflation(arrays: dict, config: dict) -> list[Finding]:
+    """Kernels of patches put into those of tubelets; biases stay."""
+    findings = []
+    for key, want in arrays.items():
+        name, _, part = key.rpartition("/")
+        if part == "kernel_after":
+            # Of an initialiser, not of an image model; that of the central frame keeps
+            # a column of pixels instead.
+            findings.append(Finding("value", key, math.nan, "no counterpart in ours"))
+        elif part == "bias_3d":
+            got = arrays[f"{name}/bias_2d"]
+            findings.append(_compare("value", key, got, want))
+        elif part == "kernel_3d":
+            got = transfer.inflate_kernel(
+                arrays[f"{name}/kernel_2d"],
+                config[name]["t"],
+                _inflation_of(config[name]["method"]),
+            )
+            findings.append(_compare("value", key, got, want))
+    return findings
+
+
+def _inflation_of(method: str) -> str:
+    name = method.removesuffix("_initializer")
+    if name not in transfer.INFLATIONS:
+        raise UnsupportedError(f"kernel_init_method={method}")
+    return name
+
+
+def _check_warm_start(arrays: dict, config: dict) -> list[Finding]:
+    """Video models started from image models: every parameter, then the output."""
+    findings = []
+    for name in dict.fromkeys(k.split("/")[0] for k in arrays if "/before/" in k):
+        start, before, result = (
+            _inside(arrays, f"{name}/{part}/") for part in ("from", "before", "result")
+        )
+        settings = config[name]
+        model = settings["model"] | settings["model"].get("tokenizer", {})
+        encoding = model["temporal_encoding_config"]
+        case = _video_case(settings["model"], before, arrays[f"{name}/input"])
+        variables = flax_names.variables(case.target)
+        places = {"grid": case.target.grid, "num_slices": case.target.num_slices}
+        transfer.assign(before, variables, where=f"{name}/before", **places)
+        transfer.assign(
+            _restored(start, before, settings.get("init_from", {})),
+            variables,
+            where=f"{name}/from",
+            **places,
+            inflate=_inflation_of(
+                encoding.get("kernel_init_method", "central_frame_initializer")
+            ),
+            allow_new=("*",),  # what the image model lacks stays as it was before
+        )
+        for key, want in result.items():
+            if key not in variables:  # theirs may keep what its model does not use
+                findings.append(
+                    Finding("value", key, math.nan, "no counterpart in ours")
+                )
+                continue
+            got = variables[key].numpy().reshape(want.shape)
+            findings.append(_compare("value", f"{name}/{key}", got, want))
+        want = arrays[f"{name}/output"]
+        findings.append(_compare("output", f"{name}/output", case.run()[0], want))
+    return findings
+
+
+def _restored(start: dict, before: dict, init_from: dict) -> dict[str, np.ndarray]:
+    """What the authors' code takes from an image model."""
+    names = dict(start)
+    if "cls" in names and "cls_SpatialTransformer" in before:
+        names["cls"] = before["cls_SpatialTransformer"]  # ours takes the image's
+    leave = ["output_projection/"]
+    if not init_from.get("restore_input_embedding", True):
+        leave.append("embedding/")
+    if not init_from.get("restore_positional_embedding", True):
+        leave.append("Transformer/posembed_input/")
+    return {n: v for n, v in names.items() if not n.startswith(tuple(leave))}
+
+
+def _video_case(model: dict, parameters: dict, clips: np.ndarray) -> Case:
+    """The video model that a warm start is of; sizes are told from its parameters."""
+    constructor = model | {
+        "hidden_size": len(parameters["embedding/bias"]),
+        "num_classes": len(parameters["output_projection/bias"]),
+    }
+    kind = model.get("attention_config", {}).get("type", "spacetime")
+    prefixes = {"Transformer/": ""}
+    if kind == "factorized_encoder":
+        prefixes = {
+            "SpatialTransformer/": "spatial_",
+            "TemporalTransformer/": "temporal_",
+        }
+    for path, prefix in prefixes.items():
+        inside = _inside(parameters, path)
+        block = _inside(inside, "encoderblock_0/")
+        heads, _ = block["MultiHeadDotProductAttention_0/query/bias"].shape
+        constructor |= {
+            f"{prefix}num_layers": sum(n.endswith("LayerNorm_1/bias") for n in inside),
+            f"{prefix}num_heads": heads,
+            f"{prefix}mlp_dim": len(block["MlpBlock_0/Dense_0/bias"]),
+        }
+    name = "ViViT"
+    if "tokenizer" in model:
+        name = "TokenLearnerViT"
+    elif kind == "factorized_encoder":
+        name = "SpaceTimeViViT"
+    arrays = {"__input__": clips, **parameters}
+    return BUILDERS[name](arrays, {"constructor": constructor})
 
 
 def _square(cells: int) -> tuple[int, int]:

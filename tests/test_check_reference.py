@@ -91,6 +91,26 @@ def test_a_wrong_gradient_fails(tmp_path):
     assert wrong == [("gradient", "embedding/kernel")]
 
 
+def test_a_wrong_warm_start_fails(tmp_path):
+    name = "vivit/result/embedding/kernel"
+    path = changed(
+        "warmstart.npz", tmp_path, **{name: lambda kernel: kernel[::-1]}
+    )  # the first frame, where t // 2 is meant
+    findings = check_reference.check_file(path)
+    assert [f.name for f in findings if not f.is_ok] == ["vivit/embedding/kernel"]
+
+
+@pytest.mark.parametrize("name", ["warmstart.npz", "kernel_inflation.npz"])
+def test_an_inflation_that_we_do_not_have_is_unsupported(name, tmp_path):
+    def change(config):
+        text = json.dumps(config).replace('"central_', '"average_arp_')
+        config.update(json.loads(text))
+
+    path = changed(name, tmp_path, config=change)
+    with pytest.raises(check_reference.UnsupportedError, match="=average_arp_frame"):
+        check_reference.check_file(path)
+
+
 def test_a_tensor_that_we_do_not_have_is_named(tmp_path, capsys):
     path = changed(MODEL, tmp_path)
     with np.load(path) as file:
