@@ -147,6 +147,9 @@ def build_vivit(
     dropout_rate: float = 0.0,
     attention_dropout_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    nested_dropout: bool = False,
+    used_tokens: int | None = None,
+    window_slices: int = 1,
 ) -> ViViT:
     """Builds a ViViT, with or without TokenLearner.
 
@@ -179,13 +182,19 @@ def build_vivit(
       fuser_beta: TokenFuser's "mlp", "conv" (release of December 2021) or "linear"
         (equation 2).
       head: "gap" (mean over tokens), "gmp" (max), "gsp" (sum) or "token" (class token,
-        of each of the two encoders of the factorised form).
+        of each of the two encoders of the factorised form; only with restore="none").
       representation_size: of a tanh layer before the classifier; None for none.
       head_bias: the classifier's at the start: -10 with the sigmoid loss.
       dropout_rate: of embedding and blocks, in [0, 1).
       attention_dropout_rate: of the attention weights, in [0, 1).
       drop_path_rate: stochastic depth of the last block, in [0, 1); it grows linearly
         from 0 at the first, in each encoder.
+      nested_dropout: in training each example keeps the first so many of its learned
+        tokens, so that used_tokens may be lowered later (beyond the paper; with restore
+        "none", heads "gap" and "gmp").
+      used_tokens: learned tokens in inference, a divisor of num_tokens; None for all.
+      window_slices: slices that TokenLearner v1.1 pools together into S tokens (beyond
+        the paper); a divisor of their number.
 
     Raises:
       ValueError: an argument is out of range; names the binding to change.
@@ -212,6 +221,9 @@ def build_vivit(
         dropout_rate=dropout_rate,
         attention_dropout_rate=attention_dropout_rate,
         drop_path_rate=drop_path_rate,
+        nested_dropout=nested_dropout,
+        used_tokens=used_tokens,
+        window_slices=window_slices,
     )
     image_size, patch_size, grid = options.grid_of(image_px, patch_px)
     options.check(
@@ -229,6 +241,13 @@ def build_vivit(
     options.check(
         encoder_form in ENCODERS, "encoder_form", f"one of {ENCODERS}", encoder_form
     )
+    options.check(
+        head != "token" or restore == "none",
+        "head",
+        f"one of {tuple(encoder.POOLS)} with restore={restore!r}, whose last grid no"
+        " class token reads",
+        head,
+    )
     if num_sampled_frames is None:
         num_slices = num_frames // tubelet_frames
         embed = embedding.TubeletEmbed(
@@ -239,6 +258,13 @@ def build_vivit(
         embed = embedding.FrameEmbed(
             options.hidden_size, patch_size, num_slices, name="embed"
         )
+    windows_of = num_slices if encoder_form == "joint" else 1
+    options.check(
+        windows_of % window_slices == 0,
+        "window_slices",
+        f"a divisor of {windows_of}, the slices that attend to each other",
+        window_slices,
+    )
     temporal = None
     if encoder_form == "factorised":
         temporal = _temporal_options(
@@ -278,4 +304,6 @@ def _temporal_options(
         extra_blocks=0,
         insert_before_block=None,
         restore="none",
+        nested_dropout=False,
+        used_tokens=None,
     )
