@@ -1,11 +1,14 @@
-"""The costs of Tables I to VI beside ours, written into docs/RESULTS.md.
+"""The costs of Tables I to VI and XI to XIII beside ours, written into docs/RESULTS.md.
 
 `python -m benchmarks.cost_table` builds every model of the image recipes (some minutes,
-2 GB) and replaces what is between the two markers in docs/RESULTS.md.
+2 GB) and of X(2+1)D, and replaces what is between the markers in docs/RESULTS.md;
+`--only=x2p1d` takes one minute.
 """
 
+import argparse
 import dataclasses
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 
 from tl_tf import startup
@@ -15,11 +18,16 @@ startup.quiet_tensorflow()
 import gin  # noqa: E402
 
 from tl_tf import config, cost  # noqa: E402
-from tl_tf.models import vit  # noqa: E402
+from tl_tf.layers import conv2plus1d  # noqa: E402
+from tl_tf.models import vit, x2p1d  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "RESULTS.md"
 MARKERS = ("<!-- python -m benchmarks.cost_table -->", "<!-- end of the table -->")
+VIDEO_MARKERS = (
+    "<!-- python -m benchmarks.cost_table --only=x2p1d -->",
+    "<!-- end of the table of X(2+1)D -->",
+)
 NUM_CLASSES = 1000
 COMPUTED_WITHIN = 0.005  # of the independent count
 
@@ -134,8 +142,291 @@ def line(published: Published, ours: cost.Row) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    """Counts all rows, prints them, and writes them between the markers.
+@dataclasses.dataclass(frozen=True)
+class PublishedVideo:
+    """A row of Tables XI to XIII, by the profiler's convention.
+
+    Attributes:
+      row: in docs/RESULTS.md.
+      what: as the paper calls it, and what it leaves open.
+      name: of the model file, gin/models/x2p1d_<name>.gin.
+      bindings: on top of it.
+      tables: of the paper.
+      printed: its GFLOPs and parameters.
+      computed: GFLOPs and 10^6 parameters by an independent count, or None.
+      accuracy: mAP on Charades at 6 and at 12 fps, accuracy on AViD.
+    """
+
+    row: str
+    what: str
+    name: str
+    bindings: tuple[str, ...]
+    tables: str
+    printed: str
+    computed: tuple[float | None, float | None]
+    accuracy: str
+
+
+_AS_PRINTED = ("build_x2p1d.cost_matching = True",)
+_TOKENS, _SPATIAL = "m_tl_no_conv2d", "m_spatial_tl_no_conv2d"
+MODULES = (
+    PublishedVideo(
+        "M1",
+        "conv2d + conv1d",
+        "m",
+        (),
+        "XIII",
+        "18.3, 2.24M",
+        (18.35, 2.24),
+        "56.6, –, –",
+    ),
+    PublishedVideo(
+        "M2",
+        "conv2d + MLPMixer",
+        "m_mlp_mixer",
+        (),
+        "XIII",
+        "13.8, 2.06M",
+        (13.81, 2.061),
+        "57.0, –, –",
+    ),
+    PublishedVideo(
+        "M3",
+        "conv2d + temporal",
+        "m_temporal",
+        (),
+        "XIII",
+        "16.5, 1.98M",
+        (16.5, 1.977),
+        "58.4, –, –",
+    ),
+    PublishedVideo(
+        "M4",
+        "spatial + temporal",
+        "m_spatial_temporal_no_conv2d",
+        (),
+        "XIII",
+        "5.5, 0.59M",
+        (5.48, 0.594),
+        "58.8, –, –",
+    ),
+    PublishedVideo(
+        "M5",
+        "conv2d + spatial + temporal",
+        "m_spatial_temporal",
+        (),
+        "XIII",
+        "19.2, 2.27M",
+        (19.24, 2.274),
+        "58.0, –, –",
+    ),
+    PublishedVideo(
+        "M6",
+        "joint space-time MHSA",
+        "m_joint_no_conv2d",
+        (),
+        "XII",
+        "22.0, 0.30M",
+        (22.03, 0.297),
+        "57.9, 64.0, 53.3",
+    ),
+    PublishedVideo(
+        "M7",
+        "conv2d + joint space-time MHSA",
+        "m_joint",
+        (),
+        "XII",
+        "35.8, 1.98M",
+        (35.79, 1.977),
+        "58.6, 62.5, 52.5",
+    ),
+    PublishedVideo(
+        "M8",
+        "TokenLearner, the text's",
+        _TOKENS,
+        (),
+        "XII, XIII",
+        "3.4, 0.81M",
+        (2.05, 0.857),
+        "58.8, 63.4, 53.8",
+    ),
+    PublishedVideo(
+        "M9",
+        "… cost-matching",
+        _TOKENS,
+        _AS_PRINTED,
+        "XII, XIII",
+        "3.4, 0.81M",
+        (3.38, 0.814),
+        "the same",
+    ),
+    PublishedVideo(
+        "M10",
+        "spatial + TokenLearner, cost-matching",
+        _SPATIAL,
+        _AS_PRINTED,
+        "XIII",
+        "6.2, 1.11M",
+        (None, None),
+        "58.9, –, –",
+    ),
+    PublishedVideo(
+        "M11",
+        "conv2d + TokenLearner, cost-matching",
+        "m_tl",
+        _AS_PRINTED,
+        "XII, XIII",
+        "17.2, 2.49M",
+        (None, None),
+        "59.6, 66.3, 53.7",
+    ),
+)
+NETWORKS = (
+    PublishedVideo(
+        "N1",
+        "X(2+1)D-M",
+        "m",
+        (),
+        "XI",
+        "532, 27.1M",
+        (532.5, None),
+        "56.6, 62.7, 48.6",
+    ),
+    PublishedVideo(
+        "N2",
+        "three modules M4",
+        "m_spatial_temporal_no_conv2d",
+        (),
+        "XI",
+        "493",
+        (494.0, None),
+        "58.8, –, 50.6",
+    ),
+    PublishedVideo(
+        "N3",
+        "three modules M9",
+        _TOKENS,
+        _AS_PRINTED,
+        "XI",
+        "487",
+        (487.6, None),
+        "58.8, 63.4, 53.8",
+    ),
+    PublishedVideo(
+        "N4",
+        "three modules of conv2d + TokenLearner, the text's",
+        "m_tl",
+        (),
+        "–",
+        "–",
+        (None, None),
+        "59.6, 66.3, 53.7",
+    ),
+)
+
+
+def build_video(published: PublishedVideo, *bindings: str):
+    """Builds the network of a model file, for AViD's 887 classes."""
+    gin.clear_config()
+    config.load(
+        [f"gin/models/x2p1d_{published.name}.gin"],
+        ["NUM_FRAMES = 64", *published.bindings, *bindings],
+    )
+    return x2p1d.build_x2p1d(887)
+
+
+def count_module(published: PublishedVideo) -> cost.Row:
+    """Counts what is between the 1x1 convolutions of a block, on [64, 8, 8, 432]."""
+    model = build_video(
+        published,
+        "build_x2p1d.stage_depths = (1, 1, 1, 2)",
+        "build_x2p1d.module_blocks = (1,)",
+    )
+    return count_inside(model.stages["stage_4"][1], [1, 64, 8, 8, 192])
+
+
+def count_inside(block: conv2plus1d.Conv2Plus1DBlock, shape: Sequence[int]) -> cost.Row:
+    """Counts the layers between the 1x1 convolutions of a block, without their norms."""
+    inside = {"conv2d", *conv2plus1d.LAYERS}
+    rows = [row for row in cost.count(block, shape).at_depth(1) if row.scope in inside]
+    return cost.Cost(block.name, tuple(shape), tuple(rows)).total
+
+
+def count_network(published: PublishedVideo) -> cost.Row:
+    """Counts one clip of 64 x 256 x 256."""
+    return cost.count(build_video(published), [1, 64, 256, 256, 3]).total
+
+
+def video_differences(ours: cost.Row, published: PublishedVideo) -> list[float | None]:
+    """Of our GFLOPs and parameters from the independent ones, as shares."""
+    counts = (ours.flops / 1e9, ours.parameters / 1e6)
+    return [
+        None if computed is None else count / computed - 1
+        for count, computed in zip(counts, published.computed, strict=True)
+    ]
+
+
+def video_line(published: PublishedVideo, ours: cost.Row) -> str:
+    """A row of the Markdown table."""
+    gflops, parameters = published.computed
+    share, _ = video_differences(ours, published)
+    cells = [
+        published.row,
+        published.what,
+        f"`x2p1d_{published.name}.gin`",
+        published.tables,
+        published.printed,
+        "–" if gflops is None else f"{gflops:.2f}",
+        f"{ours.flops / 1e9:.2f}",
+        "–" if share is None else f"{share:+.2%}",
+        "–" if parameters is None else f"{parameters:.3f}M",
+        f"{ours.parameters / 1e6:.3f}M",
+        published.accuracy,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def write(lines: Sequence[str], markers: tuple[str, str]) -> None:
+    """Puts lines between two markers in docs/RESULTS.md."""
+    before, rest = RESULTS.read_text(encoding="utf-8").split(markers[0])
+    _, after = rest.split(markers[1])
+    text = "\n".join([before + markers[0], *lines, markers[1] + after])
+    RESULTS.write_text(text, encoding="utf-8")
+
+
+def heading(names: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+
+
+def check(far: Sequence[str]) -> None:
+    """Raises a ValueError that names rows too far from the independent count."""
+    if far:
+        raise ValueError(f"not within {COMPUTED_WITHIN:.1%}: {', '.join(far)}.")
+
+
+def video_table() -> None:
+    """Counts Tables XI to XIII, prints them, and writes them between their markers."""
+    names = ["row", "module or network", "file in gin/models/", "table", "published"]
+    names += ["computed GFLOPs", "**ours**", "difference", "computed parameters"]
+    names += ["**ours**", "published accuracy: Charades 6 fps, 12 fps, AViD"]
+    lines, far = heading(names), []
+    print(*lines, sep="\n")
+    for rows, count_one in ((MODULES, count_module), (NETWORKS, count_network)):
+        for published in rows:
+            ours = count_one(published)
+            lines.append(video_line(published, ours))
+            print(lines[-1], flush=True)
+            shares = video_differences(ours, published)
+            if any(abs(share or 0) > COMPUTED_WITHIN for share in shares):
+                far.append(published.row)
+            gc.collect()
+    check(far)
+    write(lines, VIDEO_MARKERS)
+
+
+def image_table() -> None:
+    """Counts Tables I to VI, prints them, and writes them between their markers.
 
     Raises:
       ValueError: a count is further from the independent one than it may be.
@@ -147,9 +438,8 @@ def main() -> None:
         "parameters",
         "published top-1",
     ]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines, far = heading(names), []
     print(*lines, sep="\n")
-    far = []
     for published in PUBLISHED:
         ours = count(published)
         lines.append(line(published, ours))
@@ -157,12 +447,21 @@ def main() -> None:
         if abs(difference(ours, published) or 0) > COMPUTED_WITHIN:
             far.append(published.row)
         gc.collect()  # a model's graphs and weights refer to each other
-    if far:
-        raise ValueError(f"not within {COMPUTED_WITHIN:.1%}: {', '.join(far)}.")
-    before, rest = RESULTS.read_text(encoding="utf-8").split(MARKERS[0])
-    _, after = rest.split(MARKERS[1])
-    text = "\n".join([before + MARKERS[0], *lines, MARKERS[1] + after])
-    RESULTS.write_text(text, encoding="utf-8")
+    check(far)
+    write(lines, MARKERS)
+
+
+TABLES = {"x2p1d": video_table, "images": image_table}
+
+
+def main() -> None:
+    """Writes all tables, or one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=TABLES)
+    only = parser.parse_args().only
+    for name, table in TABLES.items():
+        if only in (None, name):
+            table()
 
 
 if __name__ == "__main__":
