@@ -346,7 +346,7 @@ def count_module(published: PublishedVideo) -> cost.Row:
 
 
 def count_inside(block: conv2plus1d.Conv2Plus1DBlock, shape: Sequence[int]) -> cost.Row:
-    """Counts the layers between the 1x1 convolutions of a block, without their norms."""
+    """Counts the layers between the 1x1 convolutions of a block, not their norms."""
     inside = {"conv2d", *conv2plus1d.LAYERS}
     rows = [row for row in cost.count(block, shape).at_depth(1) if row.scope in inside]
     return cost.Cost(block.name, tuple(shape), tuple(rows)).total

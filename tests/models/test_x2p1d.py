@@ -97,11 +97,23 @@ def test_clips_do_not_see_each_other(model):
             False,
             {"use_conv2d": False, "tokenizer": "v1.0", "beta": "conv"},
         ),
+        ("mixed_bfloat16", True, {"module": "joint"}),
+        ("mixed_bfloat16", False, {"module": "temporal", "transformer": "vector"}),
+        ("float32", False, {"module": "spatial", "use_conv2d": False}),
+        ("float32", False, {"module": "spatial_temporal", "use_conv2d": False}),
+        ("mixed_bfloat16", False, {"module": "mlp_mixer"}),
+        ("float32", False, {"module": "spatial_token_learner"}),
+        ("mixed_bfloat16", False, {"transformer": "mhsa", "restore": "broadcast"}),
+        ("mixed_bfloat16", False, {"transformer": "prior", "tokenizer": "grid"}),
+        ("float32", False, {"tokenizer": "dense", "dense_grid": (2, 3)}),
+        ("float32", False, {"tokenizer": "pooled", "restore": "fuser"}),
+        ("float32", False, {"tokenizer": "v1.1", "restore": "unpool"}),
     ],
 )
 def test_a_training_step_reaches_every_weight(policy, jit_compile, options):
     tf_keras.mixed_precision.set_global_policy(policy)
     options = {"stage_depths": (1, 1, 1, 1), "module_blocks": (0,)} | options
+    options = {"num_heads": 4} | options
     model = x2p1d.build_x2p1d(K, **TOKENS | options)
 
     @tf.function(jit_compile=jit_compile)
@@ -115,6 +127,59 @@ def test_a_training_step_reaches_every_weight(policy, jit_compile, options):
     assert logits.dtype == tf.float32
     assert all(np.isfinite(g).all() for g in gradients)  # None is not finite
     assert model.trainable_weights
+
+
+def test_every_block_may_have_its_own_module():
+    modules = ("spatial_temporal", "conv1d", "token_learner")
+    model = x2p1d.build_x2p1d(
+        K,
+        num_frames=T,
+        width=0.125,  # 54 channels
+        stage_depths=(1, 1, 1, 4),
+        module=modules,
+        module_blocks=(0, 1, 3),
+        num_heads=3,
+    )
+    blocks = model.stages["stage_4"]
+    assert [tuple(block.layer_options) for block in blocks] == [
+        ("spatial", "temporal"),
+        ("conv1d",),
+        ("conv1d",),
+        ("token_module",),
+    ]
+    endpoints = model(frames(1))[1]
+    maps = [name for name in endpoints if name.endswith("token_maps")]
+    assert maps == ["stage_4/block_3/token_maps"]
+
+
+@pytest.mark.parametrize("module", x2p1d.MODULES)
+def test_a_checkpoint_restores_every_module(module, tmp_path):
+    options = {"num_frames": T, "stage_depths": (1, 1, 1, 1), "width": 0.125}
+    options |= {"module": module, "module_blocks": (0,), "num_heads": 3}
+    model, copy = (x2p1d.build_x2p1d(K, **options) for _ in range(2))
+    randomize(model)
+    path = tf.train.Checkpoint(model=model).save(tmp_path / "ckpt")
+    tf.train.Checkpoint(model=copy).restore(path).assert_consumed()
+    for h, w in ((32, 48), (64, 64)):  # of weights that know neither
+        x = frames(1, h, w)
+        np.testing.assert_array_equal(copy(x)[0], model(x)[0])
+    keys = " ".join(name for name, _ in tf.train.list_variables(path))
+    for layer in x2p1d.MODULES[module]:
+        assert f"model/stages/stage_4/0/{layer}/" in keys
+
+
+def test_the_transformer_of_a_module_is_the_papers_unless_named():
+    def transformers(**options):
+        model = x2p1d.build_x2p1d(
+            K, **TOKENS | {"module": "spatial_token_learner", "num_heads": 4} | options
+        )
+        block = model.stages["stage_4"][1]
+        names = type(block.spatial.transformer), type(block.token_module.transformer)
+        return [name.__name__ for name in names]
+
+    assert transformers() == ["Mhsa", "VectorTransformer"]
+    assert transformers(transformer="mhsa") == ["Mhsa", "Mhsa"]
+    assert transformers(transformer="prior") == ["Mhsa", "PriorAttention"]
 
 
 def test_dropout_is_a_function_of_its_seed():
@@ -157,14 +222,18 @@ def test_checkpoint_restores_the_same_logits(model, tmp_path):
         ("num_classes", 0, ">= 1"),
         ("num_frames", 0, ">= 1"),
         ("num_tokens", 0, ">= 1"),
+        ("num_heads", 0, ">= 1"),
         ("width", 0, "> 0"),
         ("dropout_rate", 1.0, r"in \[0, 1\)"),
         ("stage_depths", (1, 2, 3), "4 depths >= 1"),
         ("stage_depths", (1, 2, 0, 3), "4 depths >= 1"),
         ("module", "lstm", r"one of \('conv1d', 'joint', .*'spatial_token_learner'\)"),
+        ("module", ("joint", "lstm"), "one, or one for each of the 1 module_blocks"),
         ("module_blocks", (1, 2), r"in 0..1 \(depth of the last stage 2\)"),
         ("module_blocks", (), r"in 0..1 \(depth of the last stage 2\)"),
-        ("tokenizer", "v2", r"one of \('bottleneck', 'v1.0', .*'pooled'\)"),
+        ("tokenizer", "v2", r"one of \('bottleneck', 'v1.0', .*'pooled'"),
+        ("transformer", "lstm", r"one of \(None, 'vector', .*'mlp_mixer'\)"),
+        ("restore", "none", r"one of \('fuser', 'broadcast', 'unpool'\)"),
         ("mixing", "all", r"one of \('joint', 'per_frame', 'per_token'\)"),
         ("beta", "cnn", r"one of \('linear', 'mlp', 'conv'\)"),
         ("stem_kernel", "3d", r"one of \('full', 'depthwise'\)"),
@@ -183,6 +252,7 @@ def test_bad_arguments_name_the_binding_to_change(argument, value, wanted):
     [
         ({"tokenizer": "v1.1", "cost_matching": True}, "cost_matching must be False"),
         ({"module": "conv1d", "cost_matching": True}, "cost_matching must be False"),
+        ({"module": "joint", "cost_matching": True}, "cost_matching must be False"),
         ({"module": "conv1d", "use_conv2d": False}, "use_conv2d must be True with"),
     ],
 )
