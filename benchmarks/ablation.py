@@ -175,12 +175,12 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("datasets"))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="part of a row's name")
+    parser.add_argument("--only", nargs="+", default=[""], help="ends of rows' names")
     parser.add_argument("--num_parallel", type=int, default=2)
     flags = parser.parse_args()
-    names = [name for name in MODULES if flags.only in name]
+    names = [name for name in MODULES if name.endswith(tuple(flags.only))]
     if not names:
-        parser.error(f"--only={flags.only!r} is in none of {list(MODULES)}.")
+        parser.error(f"--only: none of {list(MODULES)} ends with {flags.only}.")
     runs = Runs(flags.out_dir, flags.data_dir, flags.steps, flags.num_parallel)
     # Once, before several runs find it missing.
     build = [sys.executable, "-m", "data.build", "synthetic"]

@@ -116,9 +116,12 @@ def test_modules_cost_what_tables_xii_and_xiii_print(published):
             np.testing.assert_allclose(count, computed, rtol=cost_table.COMPUTED_WITHIN)
 
 
-@pytest.mark.parametrize("published", cost_table.NETWORKS[:3], ids=lambda row: row.row)
+@pytest.mark.parametrize("published", cost_table.NETWORKS[1:3], ids=lambda row: row.row)
 def test_token_learner_model_costs_what_table_xi_prints(published):
-    """Three modules in place of both the conv2d and the conv1d, and the backbone."""
+    """Three modules in place of both the conv2d and the conv1d.
+
+    The backbone's 532 is in tests/golden/x2p1d_m.json.
+    """
     ours = cost_table.count_network(published).flops / 1e9
     np.testing.assert_allclose(ours, published.computed[0], rtol=5e-4)
 
