@@ -13,7 +13,7 @@ startup.quiet_tensorflow()
 import gin  # noqa: E402
 
 from tl_tf import cost  # noqa: E402
-from tl_tf.models import vit, x2p1d  # noqa: E402
+from tl_tf.models import vit, vivit, x2p1d  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python -m tests.golden_summary"
@@ -22,12 +22,19 @@ COMMAND = "python -m tests.golden_summary"
 # and what a recipe's other files bind.
 _VIDEO = (x2p1d.build_x2p1d, 887, [1, 64, 256, 256, 3], "NUM_FRAMES = 64")  # AViD
 _IMAGE = (vit.build_vit, 1000, [1, 384, 384, 3], "IMAGE_PX = 384")  # ImageNet, Table I
+_CLIP = (  # Section 5.1, with Kinetics-400
+    vivit.build_vivit,
+    400,
+    [1, 32, 224, 224, 3],
+    "NUM_FRAMES = 32\nTRAIN_CROP_PX = 224",
+)
 MODELS = {
     "x2p1d_m": _VIDEO,
     "x2p1d_m_tl": _VIDEO,
     "vit_b16": _IMAGE,
     "vit_b16_tl8_6": _IMAGE,
     "vit_b16_tl8_6_fuser": _IMAGE,
+    "vivit_b16_tl8_6": _CLIP,
 }
 
 

@@ -171,6 +171,138 @@ def test_a_token_learner_after_the_last_block_is_none(tmp_path):
     assert all(f.is_ok for f in check_reference.check_file(path))
 
 
+VIDEO = "vivit_joint_token.npz"
+FACTORISED = "vivit_factorised_encoder_token.npz"
+LEARNER = "tlvit_video_v11_loc2.npz"
+REPRESENTATION = "tlvit_repr_video.npz"
+
+
+def sets(*path, **values):
+    """A change of the constructor's fields, or of those inside one of them."""
+
+    def change(config):
+        fields = config["constructor"]
+        for name in path:
+            fields = fields[name]
+        fields.update(values)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        (VIDEO, sets(classifier="0"), "classifier=0"),
+        (VIDEO, sets(positional_embedding="none"), "positional_embedding=none"),
+        (
+            VIDEO,
+            sets("attention_config", type="factorized_dot_product_attention"),
+            "attention_config.type=factorized_dot_product_attention",
+        ),
+        (
+            VIDEO,
+            sets("attention_config", type="factorized_self_attention_block"),
+            "attention_config.type=factorized_self_attention_block",
+        ),
+        (VIDEO, sets("temporal_encoding_config", method="new"), "encoding new"),
+        (
+            FACTORISED,
+            sets("attention_config", spatial_only_baseline=True),
+            "spatial_only_baseline",
+        ),
+        (LEARNER, sets("tokenizer", use_v11=False), "v1.0 on what is no square grid"),
+        (LEARNER, sets(classifier="token"), "TokenLearner on a class token"),
+        (
+            REPRESENTATION,
+            sets("tokenizer", patches={"size": [5, 8]}),
+            "patches that reach into the next frame",
+        ),
+        (
+            LEARNER,
+            lambda c: c["call"].update(train=True),
+            "dropout of the authors' draws",
+        ),
+    ],
+)
+def test_what_we_do_not_have_of_videos_is_named(name, change, message, tmp_path):
+    path = changed(name, tmp_path, config=change)
+    with pytest.raises(check_reference.UnsupportedError, match=message):
+        check_reference.check_file(path)
+
+
+def test_images_are_no_clips(tmp_path):
+    path = changed(VIDEO, tmp_path, __input__=lambda x: x[:, 0])
+    with pytest.raises(check_reference.UnsupportedError, match="input of rank 4"):
+        check_reference.check_file(path)
+
+
+def test_a_model_without_its_head_is_compared_at_its_last_tensor(tmp_path):
+    path = changed(VIDEO, tmp_path, config=sets(return_preclassifier=True))
+    with np.load(path) as file:
+        arrays = {k: file[k] for k in file.files if "output_projection" not in k}
+    arrays["__output__"] = arrays["__mid__/Transformer"]
+    np.savez(path, **arrays)
+    findings = check_reference.check_file(path)
+    assert findings[0].name == "output" and findings[0].error < 1e-5
+    assert all(f.is_ok for f in findings)
+
+
+def test_a_head_may_not_be_missing(tmp_path):
+    path = changed(VIDEO, tmp_path)
+    with np.load(path) as file:
+        arrays = {k: file[k] for k in file.files if "output_projection" not in k}
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="output_projection/kernel .not in the file"):
+        check_reference.check_file(path)
+
+
+@pytest.mark.parametrize(
+    "num_frames, count, want",
+    [
+        (9, 1, [4]),
+        (32, 7, [4, 8, 12, 16, 20, 24, 28]),
+        (8, 2, [3, 5, 7]),  # one frame more: 3 x 2.6667 is below 8 in float32
+        (4, 4, [0, 1, 2, 3]),
+        (4, 9, [0, 1, 2, 3]),
+    ],
+)
+def test_frames_are_those_of_the_authors(num_frames, count, want):
+    assert check_reference._sampled_frames(num_frames, count) == want
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_sampled_frames_of_the_authors_are_what_the_model_sees(count, tmp_path):
+    """As if the clip held no other frames, as that of the representation does."""
+    path = changed(REPRESENTATION, tmp_path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    clip = arrays["__input__"]
+    taken = {2: [3, 5, 7], 3: [2, 4, 6]}[count]
+    longer = np.zeros([len(clip), 8, *clip.shape[2:]], np.float32)
+    longer[:, taken] = clip
+    fields = json.loads(str(arrays["__config__"]))["constructor"]
+    sampling = {"method": "temporal_sampling", "n_sampled_frames": count}
+    case = check_reference._vivit(
+        arrays | {"__input__": longer},
+        fields
+        | {"num_classes": 1, "return_preclassifier": True}
+        | {"patches": fields["tokenizer"]["patches"]}
+        | {"temporal_encoding_config": sampling},
+        **check_reference._tokenizer_options(arrays, fields),
+    )
+    case.load(path)
+    want = arrays["__output__"]
+    limit = check_reference.LIMIT * np.abs(want).max()
+    np.testing.assert_allclose(case.run()[0], want, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("place", [4, 9])
+def test_a_token_learner_after_the_last_block_of_a_video_model_is_none(place, tmp_path):
+    path = changed(LEARNER, tmp_path, config=sets("tokenizer", tokenlearner_loc=place))
+    with pytest.raises(ValueError, match="6 names do not fit .*in the file alone"):
+        check_reference.check_file(path)
+
+
 def test_an_empty_folder_fails(tmp_path, capsys):
     assert check_reference.main([str(tmp_path)]) == 1
     assert "there are no .npz files" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import tf_keras
 from tests.contract import random_normal
 from tl_tf import flax_names
 from tl_tf.layers import token_learner
-from tl_tf.models import vit
+from tl_tf.models import vit, vivit
 
 # Pairwise different sizes; no square image, no square patch.
 SIZES = {
@@ -19,6 +19,11 @@ SIZES = {
 
 def build(**options):
     return vit.build_vit(5, **{**SIZES, "depth": 2} | options)
+
+
+def build_video(**options):
+    sizes = SIZES | {"num_frames": 8, "depth": 1}
+    return vivit.build_vivit(5, **{**sizes, **options})
 
 
 def shapes(target, style="scenic"):
@@ -61,6 +66,43 @@ def test_a_plain_vit_has_the_authors_names():
         "output_projection/kernel": (9, 5),
         "output_projection/bias": (5,),
     }
+
+
+def test_a_joint_vivit_has_the_names_of_an_image_model():
+    image = shapes(build(depth=1, head="token"))
+    video = shapes(build_video(head="token", tubelet_frames=2))
+    position = "Transformer/posembed_input/pos_embedding"
+    assert {n for n in image if image[n] != video[n]} == {"embedding/kernel", position}
+    assert video.keys() == image.keys()
+    assert video["embedding/kernel"] == (2, 3, 4, 3, 6)
+    assert video[position] == (1, 1 + 4 * 20, 6)
+    sampled = shapes(build_video(head="token", num_sampled_frames=4))
+    assert sampled == video | {"embedding/kernel": (3, 4, 3, 6)}
+
+
+def test_a_factorised_vivit_has_two_transformers():
+    model = build_video(
+        encoder_form="factorised", head="token", temporal_depth=2, temporal_mlp_size=9
+    )
+    names = flax_names.variables(model)
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {
+        "embedding",
+        "cls_SpatialTransformer",
+        "SpatialTransformer",
+        "cls_TemporalTransformer",
+        "TemporalTransformer",
+        "output_projection",
+    }
+    block = {n.removeprefix("SpatialTransformer/encoderblock_0/") for n in names}
+    assert block >= BLOCK_0.keys()
+    found = shapes(model)
+    assert found["SpatialTransformer/posembed_input/pos_embedding"] == (1, 21, 6)
+    assert found["TemporalTransformer/posembed_input/pos_embedding"] == (1, 5, 6)
+    inner = "TemporalTransformer/encoderblock_1/MlpBlock_0/Dense_0/kernel"
+    assert names[inner] is model.temporal.blocks[1].mlp.hidden.kernel
+    assert found[inner] == (6, 9)
+    assert names["cls_TemporalTransformer"] is model.temporal.class_token
 
 
 def test_modules_are_numbered_by_their_uses():
@@ -106,6 +148,22 @@ def test_every_variable_has_a_name_of_its_own(options, style):
     assert flax_names.style_of(named) == style
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"insert_before_block": 0, "restore": "fuser"},
+        {"encoder_form": "factorised", "insert_before_block": 0, "head": "token"},
+    ],
+)
+@pytest.mark.parametrize("style", flax_names.STYLES)
+def test_every_variable_of_a_vivit_has_a_name_of_its_own(options, style):
+    model = build_video(**options)
+    named = flax_names.variables(model, style)
+    assert {id(v) for v in named.values()} == {id(v) for v in model.variables}
+    assert len(named) == len(model.variables)
+    assert flax_names.style_of(named) == style
+
+
 def test_released_checkpoints_count_the_modules_of_a_block():
     names = shapes(build(head="token"), "released")
     block = {n.split("/")[2] for n in names if "encoderblock_1" in n}
@@ -141,5 +199,5 @@ def test_unknown_styles_and_classes_are_refused():
     model.extra = model.add_weight(name="extra", shape=(2,))
     with pytest.raises(ValueError, match="ViT has variables without a name: extra:0"):
         flax_names.variables(model)
-    with pytest.raises(ValueError, match="Dense has none. Known: ViT, ViViT, TokenLear"):
+    with pytest.raises(ValueError, match="Dense has none. Known: ViT, ViViT, Token"):
         flax_names.variables(tf_keras.layers.Dense(2))

@@ -5,7 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from tl_tf import memory
-from tl_tf.models import vit, x2p1d
+from tl_tf.models import vit, vivit, x2p1d
 
 B, M, K = 3, 5, 7  # examples, channels in, channels out
 FLOAT = 4  # bytes
@@ -55,6 +55,13 @@ def test_training_keeps_what_the_gradient_reads(chain):
             | {"image_px": (24, 40), "patch_px": 8, "insert_before_block": 1}
             | {"tokenizer": "v1.0", "restore": "fuser", "dropout_rate": 0.1},
             [24, 40, 3],
+        ),
+        (
+            vivit.build_vivit,
+            {"hidden_size": 12, "depth": 2, "num_heads": 2, "mlp_size": 20}
+            | {"num_frames": 5, "image_px": (24, 40), "patch_px": 8}
+            | {"insert_before_block": 1, "restore": "fuser", "dropout_rate": 0.1},
+            [5, 24, 40, 3],
         ),
         (
             x2p1d.build_x2p1d,
