@@ -68,8 +68,8 @@ class VideoError(Exception):
 class Video:
     """What was decoded: JPEG files, all of height x width pixels.
 
-    `seconds` is the time decoded, `damaged` the number of packets passed over and of
-    frames that the decoder had to patch up.
+    `seconds` is the time from start to end, `damaged` the number of packets passed over
+    and of frames that the decoder had to patch up.
     """
 
     frames: list[bytes]
@@ -164,9 +164,9 @@ class _Sampler:
         if not self.jpegs:  # a single frame that lasts no time
             self._take(held, until=self.start + self.interval)
         width, height = Image.open(io.BytesIO(self.jpegs[0])).size
-        return Video(
-            self.jpegs, height, width, seconds=float(until), damaged=self.damaged
-        )
+        until = until if self.end is None else min(until, self.end)
+        seconds = float(until - self.start)
+        return Video(self.jpegs, height, width, seconds, damaged=self.damaged)
 
     def _take(self, frame: av.VideoFrame, *, until: Fraction) -> None:
         """Appends `frame` for each moment that falls before `until`."""

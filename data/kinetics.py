@@ -93,7 +93,7 @@ def read(settings: Settings, splits: Sequence[str]) -> manifest.Annotations:
         rows[split], repeated = _rows(path, split)
         left_out[split] = {"repeated_row": repeated} if repeated else {}
     remarks = []
-    if "test" in splits:
+    if "test" in files:
         remarks.append(
             f"split test is the official validation set ({files['test'].name}): the"
             " official test set has no labels."

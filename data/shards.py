@@ -115,6 +115,7 @@ def build_shard(
             else:
                 writer.write(_encode(clip, video, shard))
                 built.append(_entry(clip, video))
+                notes["end_past_video"] += _ends_past(clip, built[-1]["seconds"])
             notes.update(clip.notes)
             on_video()
     report = {
@@ -127,7 +128,7 @@ def build_shard(
         "sha256": sha256(temporary),
         "built": built,
         "skipped": skipped,
-        "notes": notes,
+        "notes": {name: count for name, count in notes.items() if count},
     }
     _publish(temporary, shard.path)
     write_json(shard.report_path, report)
@@ -207,6 +208,13 @@ def _entry(clip: manifest.Clip, video: frames.Video) -> dict[str, Any]:
         "labels": list(clip.label_ids),
         "damaged": video.damaged,
     }
+
+
+def _ends_past(clip: manifest.Clip, seconds: float) -> bool:
+    """Whether the annotated end is later than the video's, by a millisecond or more."""
+    if clip.end_seconds is None:
+        return False
+    return seconds < clip.end_seconds - clip.start_seconds - 1e-3
 
 
 def _checksum(content: Any) -> str:

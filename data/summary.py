@@ -126,8 +126,8 @@ def _details(name: str, split: dict[str, Any], coverage: dict[str, Any]) -> list
     lines, count = [], split["frames_per_video"]
     if coverage["official_videos"]:
         lines.append(
-            f"{name}: coverage {coverage['share']:.1%} of the"
-            f" {coverage['official_videos']:,} official videos"
+            f"{name}: coverage {coverage['share']:.1%}: {coverage['videos_built']:,} of"
+            f" the {coverage['official_videos']:,} official videos"
         )
     lines.append(
         f"{name}: frames per video min {count['min']}, median {count['median']:g}, max"

@@ -203,7 +203,10 @@ class DatasetInfo:
         """
         folder = Path(data_dir) / dataset
         path = folder / "dataset_info.json"
-        advice = f"Build it with: python -m data.build {dataset} --data_dir={data_dir}"
+        advice = (
+            f"Build it with: python -m data.build KIND --data_dir={data_dir}; --help"
+            " lists the kinds, docs/ADD_A_DATASET.md says what they read."
+        )
         if not path.is_file():
             raise ValueError(f"{path}: no such file. {advice}")
         try:

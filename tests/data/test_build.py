@@ -132,7 +132,7 @@ def test_table_is_printed(source, tmp_path, capsys):
     assert "train         7      6       1        1        69" in captured.out
     assert "6 of 6 have fewer than 64" in captured.out
     assert "  BROKE  unreadable: Invalid data found" in captured.out
-    assert "train: coverage 0.1% of the 7,985 official videos" in captured.out
+    assert "train: coverage 0.1%: 6 of the 7,985 official videos" in captured.out
     assert "start_after_end 1" in captured.out
     assert "videos 9/9" in captured.err
 

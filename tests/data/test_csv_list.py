@@ -160,7 +160,7 @@ def test_a_built_list(tmp_path):
     lists.mkdir()
     clips.mkdir()
     videos.write_video(clips / "x.mp4", videos.numbered(24))  # of one second
-    rows = "x.mp4,0.5,,a\nx.mp4,,0.25,b;a\nx.mp4,2,,a\n"
+    rows = "x.mp4,0.5,,a\nx.mp4,,0.25,b;a\nx.mp4,2,,a\nx.mp4,0.75,9,a\n"
     write(lists, train="path,start,end,labels\n" + rows)
     info = build.build(
         "csv",
@@ -172,9 +172,11 @@ def test_a_built_list(tmp_path):
         max_skipped=0.4,
     )
     assert info.folder == tmp_path / "mine"
-    assert info.video_ids("train") == [["x_0.5-end", "x_0-0.25"]]
+    assert info.video_ids("train") == [["x_0.5-end", "x_0-0.25", "x_0.75-9"]]
     (report,) = info.reports("train")
-    assert [video["frames"] for video in report["built"]] == [6, 3]
+    assert [video["frames"] for video in report["built"]] == [6, 3, 3]
+    assert [video["seconds"] for video in report["built"]] == [0.5, 0.25, 0.25]
+    assert info.split("train")["notes"] == {"end_past_video": 1}
     assert report["skipped"][0]["reason"] == "no_frames"
     assert info.raw["label_kind"] == "multi_label"
     assert info.coverage("train")["official_videos"] is None

@@ -70,6 +70,7 @@ def test_first_frame_is_time_zero_whatever_its_stamp(tmp_path):
 def test_start_and_end(tmp_path):
     path = videos.write_video(tmp_path / "v.mp4", videos.numbered(24))
     video = extract(path, start_seconds=0.25, end_seconds=0.5)
+    assert video.seconds == 0.25
     assert videos.numbers(video) == [6, 8, 10]
     error = refusal(path, start_seconds=1.5)
     assert (error.reason, error.detail) == (
