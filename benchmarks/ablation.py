@@ -3,7 +3,8 @@
 `python -m benchmarks.ablation --out_dir=DIR` trains the quickstart's model with each
 module, the same steps and seeds, one process a run and `--num_parallel` at a time, and
 prints a table by mean mAP. A run whose result is in DIR is not repeated: the same
-command goes on where it was. `--only=mhsa` takes the rows whose name has that in it.
+command goes on where it was. `--only MLPMixer "+ conv1d"` takes the rows whose name
+ends so.
 """
 
 import argparse
@@ -24,13 +25,11 @@ startup.quiet_tensorflow()
 import gin  # noqa: E402
 
 from benchmarks import cost_table  # noqa: E402
-from tl_tf import config, cost  # noqa: E402
-from tl_tf.models import x2p1d  # noqa: E402
+from tl_tf import config, cost, experiment  # noqa: E402
+from tl_tf.layers import conv2plus1d  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "gin/quickstart.gin"
-NUM_CLASSES = 5
-BLOCK_INPUT = [1, 8, 8, 8, 24]  # of the block with the module; its stride leaves 4 x 4
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 # The recipe's own 1200 steps end with mAP 1.0 whatever the module; after these the
 # modules still differ.
@@ -146,8 +145,10 @@ def module_cost(name: str) -> cost.Row:
     """What stands between the 1x1 convolutions of the block, on one clip."""
     gin.clear_config()
     config.load([RECIPE], bindings_of(name))
-    (block,) = x2p1d.build_x2p1d(NUM_CLASSES).stages["stage_4"]
-    return cost_table.count_inside(block, BLOCK_INPUT)
+    counted = experiment.inspect()[1]
+    inside = {f"stage_4/block_0/{layer}" for layer in ("conv2d", *conv2plus1d.LAYERS)}
+    rows = tuple(row for row in counted.at_depth(3) if row.scope in inside)
+    return dataclasses.replace(counted, rows=rows).total
 
 
 def table(rows: list[dict]) -> str:
