@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.contract import random_normal, randomize
+from tl_tf import config, cost
 from tl_tf.models import vivit
 
 B, F, Y, X, K, C, S, HIDDEN = 2, 7, 14, 23, 5, 6, 3, 8
@@ -180,6 +181,11 @@ def test_a_gradient_reaches_every_variable(model):
             assert np.abs(gradient).max() > 0, variable.name
 
 
+def test_every_variable_has_a_name_of_its_own(model):
+    names = [variable.name for variable in model.variables]
+    assert len(set(names)) == len(names)
+
+
 def test_bfloat16_keeps_variables_and_logits_in_float32(model, variant):
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     copy = build(**variant)
@@ -350,6 +356,29 @@ def test_gin_binds_the_builder():
     model = vivit.build_vivit(**{k: v for k, v in SIZES.items() if k != "depth"})
     assert len(model.blocks) == 1
     assert model(frames())[0].shape == (B, 4)
+
+
+@pytest.mark.slow  # some minutes; tests/golden holds the cost of B/16
+@pytest.mark.parametrize(
+    "name, side, giga, millions",  # ../shared/PAPER.md, Section 3: Tables VII to IX
+    [
+        ("l16", 224, 1445.8, 308),
+        ("l16", 320, 3993.1, None),
+        ("h14", 224, 3980.9, None),
+        ("l16_tl16_12", 224, 765.9, 308),
+        ("l16_30_tl8_18", 224, 1105.1, 383),
+        ("l14_35_tl16_18", 224, 1620.9, 447),
+        ("l10_35_tl16_18", 224, 4066.6, 450),
+        ("l10_35_tl16_18_fuser", 224, 4092.1, None),
+    ],
+)
+def test_models_cost_what_tables_vii_to_ix_print(name, side, giga, millions):
+    file = f"gin/models/vivit_{name}.gin"
+    config.load([file], ["NUM_FRAMES = 32", f"TRAIN_CROP_PX = {side}"])
+    total = cost.count(vivit.build_vivit(400), [1, 32, side, side, 3]).total
+    np.testing.assert_allclose(total.xla_flops / 2e9, giga, rtol=0.005)
+    if millions is not None:
+        np.testing.assert_allclose(total.parameters / 1e6, millions, rtol=0.002)
 
 
 @pytest.mark.parametrize("shape", [(B, F - 1, Y, X, 3), (B, F, X, Y, 3)])

@@ -20,7 +20,8 @@ class TemporalEncoder(encoder.Encoder):
 
     def __init__(self, options: encoder.Options, *, num_slices: int):
         super().__init__(name="temporal")
-        self.add_encoder(options, grid=(1, num_slices))
+        with tf.name_scope(self.name):  # a class token is made here, not in a call
+            self.add_encoder(options, grid=(1, num_slices))
 
     def call(
         self, x: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
