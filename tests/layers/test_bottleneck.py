@@ -143,11 +143,14 @@ def test_a_cell_reaches_those_on_its_axes(axes, reached, transformer):
         ("bottleneck", {"transformer": "mhsa", "num_heads": A}, ()),
         ("bottleneck", {"restore": "broadcast"}, ()),
         ("v1.1", {"restore": "unpool", "transformer": "prior"}, ("scores/bias",)),
+        ("volume", {"window_frames": T, "restore": "unpool"}, ()),
+        ("volume", {"window_frames": T}, ()),
     ],
 )
 def test_token_module_keeps_the_contract(tokenizer, options, zero_gradients):
     layer = bottleneck.TokenModule(S, tokenizer, **options)
-    check_layer(layer, SIZES, zero_gradients=zero_gradients)
+    sizes = {**SIZES, "M": T // layer.window_frames}
+    check_layer(layer, sizes, zero_gradients=zero_gradients)
 
 
 def test_token_module_attends_over_all_frames():

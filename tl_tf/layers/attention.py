@@ -42,7 +42,7 @@ def dropout(
     """
     if not training or rate == 0:
         return x
-    seed = tf.random.fold_in(_require(seed), draw)
+    seed = tf.random.fold_in(required(seed), draw)
     return tf.nn.experimental.stateless_dropout(x, rate=rate, seed=seed)
 
 
@@ -59,13 +59,14 @@ def drop_path(
     """
     if not training or rate == 0:
         return x
-    seed = tf.random.fold_in(_require(seed), draw)
+    seed = tf.random.fold_in(required(seed), draw)
     draws = tf.random.stateless_uniform([x.shape[0] or tf.shape(x)[0]], seed)  # [B]
     keep = tf.cast(draws >= rate, x.dtype) / (1 - rate)
     return x * tf.reshape(keep, [-1] + [1] * (len(x.shape) - 1))
 
 
-def _require(seed: tf.Tensor | None) -> tf.Tensor:
+def required(seed: tf.Tensor | None) -> tf.Tensor:
+    """The seed; raises a ValueError where there is none."""
     if seed is None:
         raise ValueError("training with dropout needs a seed, int32 [2], got None.")
     return seed

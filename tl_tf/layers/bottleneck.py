@@ -13,6 +13,7 @@ import tf_keras
 from tl_tf.layers import (
     alternatives,
     attention,
+    nested_tokens,
     token_learner,
     tokenizers,
     vector_attention,
@@ -22,6 +23,7 @@ KEY_SIZE = 16  # of a head: Table XII's costs fit q and k of 128 channels, 8 hea
 AXES = ("joint", "temporal", "spatial")
 TRANSFORMERS = ("vector", "mhsa", "prior", "mlp_mixer")
 RESTORES = ("fuser", "broadcast", "unpool")
+BY_TOKEN = ("prior", "mlp_mixer")  # transformers with weights for each token
 
 
 def _check_choice(name: str, argument: str, value: str, choices: Sequence[str]) -> None:
@@ -196,12 +198,13 @@ class GridAttention(tf_keras.layers.Layer):
 
 
 class TokenModule(tf_keras.layers.Layer):
-    """A tokenizer, a transformer over all S*T tokens of a clip, and the way back.
+    """A tokenizer, a transformer over all tokens of a clip, and the way back.
 
     The defaults are the paper's: TokenLearner, Vector Transformer, TokenFuser. Returns
-    the clip, the tokens and the token maps, None where the tokenizer has none.
+    the clip, the tokens and the token maps, None where the tokenizer has none. M is the
+    number of windows: T, but for tokenizer "volume".
 
-    Shapes: x [B, T, H, W, C] -> [B, T, H, W, C], [B, T, S, C], [B, T, H, W, S]
+    Shapes: x [B, T, H, W, C] -> [B, T, H, W, C], [B, M, S, C], [B, T, H, W, S]
     Source: Section 6.1, Figure 9 and Appendix A; Section 6.3.3 and Table XIV for the
       other parts.
     Differs: Table XIV has "broadcasting", which the paper does not define: here each
@@ -219,8 +222,14 @@ class TokenModule(tf_keras.layers.Layer):
       zero_init: as in `TokenFuser`.
       use_projection: as in `BottleneckTokenLearner`; the other tokenizers have none.
       dense_grid: as `grid` in `DenseTokens`; the other tokenizers have none.
+      window_frames: as in `VolumeTokenLearner`; the other tokenizers know one frame.
+      nested_dropout: each clip keeps the first so many of its tokens in training, see
+        `nested_tokens`.
+      used_tokens: of the S, in inference; a divisor, or None for all. The tokenizer
+        still makes all of them.
     Raises:
-      ValueError: a choice is unknown; the tokenizer has no projection, or no maps.
+      ValueError: a choice is unknown; the tokenizer has no projection, no maps or no
+        windows; a transformer that tells tokens apart has fewer of them.
     """
 
     def __init__(
@@ -237,6 +246,9 @@ class TokenModule(tf_keras.layers.Layer):
         zero_init: bool = False,
         use_projection: bool = False,
         dense_grid: Sequence[int] = (7, 7),
+        window_frames: int = 1,
+        nested_dropout: bool = False,
+        used_tokens: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -254,6 +266,17 @@ class TokenModule(tf_keras.layers.Layer):
                 f"{self.name}: restore='unpool' needs a tokenizer with token maps, got "
                 f"{tokenizer!r}."
             )
+        if window_frames != 1 and tokenizer != "volume":
+            raise ValueError(
+                f"{self.name}: window_frames={window_frames} needs tokenizer='volume',"
+                f" got {tokenizer!r}."
+            )
+        nested_tokens.check_used_tokens(self.name, used_tokens, num_tokens)
+        if transformer in BY_TOKEN and (nested_dropout or used_tokens is not None):
+            raise ValueError(
+                f"{self.name}: nested_dropout and used_tokens need a transformer that"
+                f" treats all tokens alike, got {transformer!r}."
+            )
         self.num_tokens = num_tokens
         self.tokenizer = tokenizer
         self.transformer_form = transformer
@@ -265,12 +288,17 @@ class TokenModule(tf_keras.layers.Layer):
         self.zero_init = zero_init
         self.use_projection = use_projection
         self.dense_grid = tuple(dense_grid)
+        self.window_frames = window_frames
+        self.nested_dropout = nested_dropout
+        self.used_tokens = used_tokens
 
         options = {}
         if tokenizer == "bottleneck":
             options = {"use_projection": use_projection}
         elif tokenizer == "dense":
             options = {"grid": dense_grid}
+        elif tokenizer == "volume":
+            options = {"window_frames": window_frames}
         self.token_learner = tokenizers.TOKENIZERS[tokenizer](
             num_tokens, **options, name="token_learner"
         )
@@ -284,17 +312,42 @@ class TokenModule(tf_keras.layers.Layer):
                 name="token_fuser",
             )
 
-    def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """Returns the clip, the tokens and the token maps."""
-        _, t, h, w, c = x.shape
-        tokens, maps = self._tokenize(x)  # [B, T, S, C], [B, T, H, W, S]
-        s = tokens.shape[2]
-        y = self.transformer(tf.reshape(tokens, [-1, t * s, c]))  # [B, T*S, C]
-        y = tf.reshape(y, [-1, t, s, c])  # [B, T, S, C]
-        return self._restore(y, x, maps), tokens, maps
+    def call(
+        self, x: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """Returns the clip, the tokens and the token maps.
+
+        Args:
+          x: the clip.
+          training: drops tokens, if nested_dropout.
+          seed: int32 [2]; needed for that.
+        Raises:
+          ValueError: the seed is missing.
+        """
+        tokens, maps = self._tokenize(x)  # [B, M, S, C], [B, T, H, W, S]
+        keep = None
+        if training and self.nested_dropout:
+            kept = nested_tokens.draw_kept(
+                tf.shape(x)[0], self.num_tokens, seed=attention.required(seed)
+            )
+            tokens = nested_tokens.keep_first(tokens, kept)
+            keep = nested_tokens.is_kept(kept, self.num_tokens, tokens.dtype)
+        elif not training and self.used_tokens and self._is_ready():
+            tokens = tokens[:, :, : self.used_tokens]
+            maps = None if maps is None else maps[..., : self.used_tokens]
+        _, m, s, c = tokens.shape
+        y = self.transformer(tf.reshape(tokens, [-1, m * s, c]))  # [B, M*S, C]
+        y = tf.reshape(y, [-1, m, s, c])  # [B, M, S, C]
+        return self._restore(y, x, maps, keep), tokens, maps
+
+    def _is_ready(self) -> bool:
+        """False for the first call, which makes TokenFuser for all S tokens."""
+        return self.restore != "fuser" or self.token_fuser.built
 
     def _tokenize(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """[B, T, H, W, C] -> tokens [B, T, S, C], maps [B, T, H, W, S] or None."""
+        """[B, T, H, W, C] -> tokens [B, M, S, C], maps [B, T, H, W, S] or None."""
+        if self.tokenizer == "volume":
+            return self.token_learner(x)
         _, t, h, w, c = x.shape
         # Version 1.1 knows no grid: it takes [B*T, H*W, C].
         frame_shape = [h * w, c] if self.tokenizer == "v1.1" else [h, w, c]
@@ -303,18 +356,29 @@ class TokenModule(tf_keras.layers.Layer):
             maps = tf.reshape(maps, [-1, t, h, w, self.num_tokens])  # [B, T, H, W, S]
         return tf.reshape(tokens, [-1, t, self.num_tokens, c]), maps  # [B, T, S, C]
 
-    def _restore(self, y: tf.Tensor, x: tf.Tensor, maps: tf.Tensor | None) -> tf.Tensor:
-        """Writes tokens y [B, T, S, C] onto the clip x [B, T, H, W, C]."""
-        _, t, h, w, c = x.shape
+    def _restore(
+        self,
+        y: tf.Tensor,
+        x: tf.Tensor,
+        maps: tf.Tensor | None,
+        keep: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """Writes tokens y [B, M, S, C] onto the clip x [B, T, H, W, C]."""
+        _, m, s, c = y.shape
+        _, t, h, w, _ = x.shape
+        cells = t // m * h * w  # of a window
+        grid = tf.reshape(x, [-1, m, cells, c])  # [B, M, N, C]
         if self.restore == "fuser":
-            x = self.token_fuser(y, tf.reshape(x, [-1, t, h * w, c]))  # [B, T, H*W, C]
-            return tf.reshape(x, [-1, t, h, w, c])
-        if self.restore == "broadcast":
-            return x + tf.reduce_mean(y, axis=2)[:, :, None, None]  # of [B, T, 1, 1, C]
-        s = self.num_tokens
-        maps = tf.reshape(maps, [-1, h * w, s])  # [B*T, H*W, S]
-        y = alternatives.unpool(tf.reshape(y, [-1, s, c]), maps)  # [B*T, H*W, C]
-        return x + tf.reshape(y, [-1, t, h, w, c])
+            grid = self.token_fuser(y, grid, keep)
+        elif self.restore == "broadcast":
+            grid += tf.reduce_mean(y, axis=2, keepdims=True)  # of [B, M, 1, C]
+        else:
+            if keep is not None:
+                y *= keep[:, tf.newaxis, :, tf.newaxis]
+            maps = tf.reshape(maps, [-1, cells, s])  # [B*M, N, S]
+            y = alternatives.unpool(tf.reshape(y, [-1, s, c]), maps)  # [B*M, N, C]
+            grid += tf.reshape(y, [-1, m, cells, c])
+        return tf.reshape(grid, [-1, t, h, w, c])
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
@@ -331,4 +395,7 @@ class TokenModule(tf_keras.layers.Layer):
             "zero_init": self.zero_init,
             "use_projection": self.use_projection,
             "dense_grid": self.dense_grid,
+            "window_frames": self.window_frames,
+            "nested_dropout": self.nested_dropout,
+            "used_tokens": self.used_tokens,
         }

@@ -198,9 +198,9 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(
-        self, x: tf.Tensor, training: bool = False
+        self, x: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the clip and its endpoints."""
+        """Returns the clip and its endpoints; seed is the TokenModule's."""
         t, endpoints = x.shape[1], {}
         shortcut = x = fold_time(x)  # [B*T, H, W, C]
         if self.has_shortcut_conv:
@@ -209,9 +209,11 @@ class Conv2Plus1DBlock(tf_keras.layers.Layer):
         if self.use_conv2d:
             x = tf.nn.relu(self.conv2d_norm(self.conv2d(x), training=training))
         for name in self.layer_options:
-            x = getattr(self, name)(unfold_time(x, t))  # [B, T, H', W', inner]
-            if name == "token_module":
-                x, tokens, maps = x
+            x = unfold_time(x, t)  # [B, T, H', W', inner]
+            if name != "token_module":
+                x = getattr(self, name)(x)
+            else:
+                x, tokens, maps = self.token_module(x, training=training, seed=seed)
                 endpoints = {"learned_tokens": tokens}
                 endpoints |= {} if maps is None else {"token_maps": maps}
             x = getattr(self, _norm_of(name))(fold_time(x), training=training)

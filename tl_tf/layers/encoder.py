@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import alternatives, attention, embedding, token_learner
+from tl_tf.layers import (
+    alternatives,
+    attention,
+    embedding,
+    nested_tokens,
+    token_learner,
+)
 
 # hidden_size, depth, num_heads, mlp_size: ViT, arXiv 2010.11929, Table 1; S is DeiT's.
 VARIANTS = {
@@ -60,6 +66,9 @@ class Options:
     dropout_rate: float
     attention_dropout_rate: float
     drop_path_rate: float
+    nested_dropout: bool
+    used_tokens: int | None
+    window_slices: int = 1
 
     def __post_init__(self):
         self._check_choices(
@@ -91,6 +100,7 @@ class Options:
             self.check(0 <= rate < 1, name, "in [0, 1)", rate)
         self.depth += self.extra_blocks
         self._check_place()
+        self._check_tokens()
 
     def check(self, is_valid: bool, argument: str, wanted: str, got) -> None:
         """Raises a ValueError that names the binding, unless is_valid."""
@@ -140,6 +150,33 @@ class Options:
         )
 
 
+    def _check_tokens(self) -> None:
+        levels = nested_tokens.levels(self.num_tokens)
+        self.check(
+            self.used_tokens is None or self.used_tokens in levels,
+            "used_tokens",
+            f"None or one of {levels}",
+            self.used_tokens,
+        )
+        # Tokens that stand in for others count as one in means, not beside a class
+        # token or in TokenFuser.
+        is_nested = self.nested_dropout or self.used_tokens is not None
+        self.check(
+            not is_nested or (self.restore == "none" and self.head in ("gap", "gmp")),
+            "nested_dropout",
+            "False, and used_tokens None, but with restore 'none' and head 'gap' or"
+            " 'gmp'",
+            self.nested_dropout,
+        )
+        self.check(
+            self.window_slices == 1
+            or (self.window_slices > 1 and self.tokenizer == "v1.1"),
+            "window_slices",
+            "1, or above with tokenizer v1.1",
+            self.window_slices,
+        )
+
+
 class Encoder(tf_keras.Model):
     """A Transformer whose blocks may run on learned tokens; ViT and ViViT add the rest.
 
@@ -163,7 +200,8 @@ class Encoder(tf_keras.Model):
           options: of the builder.
           grid: H and W of a slice.
           num_slices: T of a clip.
-          slices_attended: of them, in one sequence of tokens: all, or 1.
+          slices_attended: of them, in one sequence of tokens: all, or 1; a multiple of
+            window_slices, those that TokenLearner pools together.
           num_kept: class tokens that TokenLearner neither pools nor drops.
           pools: the grid that is left by averaging before a block.
         """
@@ -173,6 +211,9 @@ class Encoder(tf_keras.Model):
         self.grid = tuple(grid)
         self.num_slices = num_slices
         self.slices_attended = slices_attended
+        self.windows_attended = slices_attended // options.window_slices
+        self.nested_dropout = options.nested_dropout
+        self.used_tokens = options.used_tokens
         self.num_kept = num_kept
         self.head = options.head
         self.dropout_rate = options.dropout_rate
@@ -240,8 +281,10 @@ class Encoder(tf_keras.Model):
             block_seed = None if seed is None else tf.random.fold_in(seed, i)
             if str(i) in self.reducers:
                 kept, grid = self._split(x)  # [B * T, N, C]
-                y, maps = self._reduce(i, grid, endpoints)  # [B * T, S, C]
+                y, maps = self._reduce(i, grid, endpoints, training)  # [B * T, S, C]
                 x = self._join(kept, y)  # [B, T * S, C]
+                if training and self.nested_dropout:
+                    x = self._drop_tokens(x, seed)  # [B, T * S, C]
             x = block(x, training=training, seed=block_seed)
             endpoints[f"block_{i}"] = x
             if str(i) in self.restorers:
@@ -263,13 +306,23 @@ class Encoder(tf_keras.Model):
         endpoints["pre_logits"] = x
         return self.classifier(x)
 
+    def _drop_tokens(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Learned tokens [B, T * S, C], the first ones of each slice repeated."""
+        batch_size, (_, length, channels) = tf.shape(x)[0], x.shape
+        num_tokens = length // self.windows_attended
+        seed = tf.random.fold_in(attention.required(seed), len(self.blocks) + 2)
+        kept = nested_tokens.draw_kept(batch_size, num_tokens, seed=seed)
+        by_window = [-1, self.windows_attended, num_tokens, channels]
+        x = nested_tokens.keep_first(tf.reshape(x, by_window), kept)  # [B, T, S, C]
+        return tf.reshape(x, [-1, length, channels])
+
     def _split(self, x: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
         """The class token, and the slices of the rest [B * T, L, C]."""
         kept = None
         if self.num_kept:
             kept, x = x[:, : self.num_kept], x[:, self.num_kept :]
         _, length, channels = x.shape
-        return kept, tf.reshape(x, [-1, length // self.slices_attended, channels])
+        return kept, tf.reshape(x, [-1, length // self.windows_attended, channels])
 
     def _join(self, kept: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor:
         x = self._sequence(x)
@@ -278,9 +331,9 @@ class Encoder(tf_keras.Model):
     def _sequence(self, x: tf.Tensor) -> tf.Tensor:
         """[B * T, L, C] -> [B, T * L, C]."""
         _, length, channels = x.shape
-        return tf.reshape(x, [-1, self.slices_attended * length, channels])
+        return tf.reshape(x, [-1, self.windows_attended * length, channels])
 
-    def _reduce(self, i: int, x: tf.Tensor, endpoints: dict):
+    def _reduce(self, i: int, x: tf.Tensor, endpoints: dict, training: bool):
         """Fewer tokens before block i.  -> [B * T, S, C], and maps [B * T, N, S]."""
         layer = self.reducers[str(i)]
         grid = self.grid
@@ -296,8 +349,11 @@ class Encoder(tf_keras.Model):
             maps = tf.reshape(maps, [-1, grid[0] * grid[1], maps.shape[-1]])
         else:
             x, maps = layer(x)  # [B * T, S, C], [B * T, N, S]
+        if not training:  # the tokenizer still makes all of them
+            x, maps = x[:, : self.used_tokens], maps[..., : self.used_tokens]
         endpoints[f"block_{i}/learned_tokens"] = self._sequence(x)
-        of_patches = maps[:, -grid[0] * grid[1] :]  # without the class token's
+        cells = self.slices_attended // self.windows_attended * grid[0] * grid[1]
+        of_patches = maps[:, -cells:]  # without the class token's
         endpoints[f"block_{i}/token_maps"] = tf.reshape(
             of_patches, [-1, self.num_slices, *grid, maps.shape[-1]]
         )  # [B, T, H, W, S]
@@ -311,7 +367,7 @@ class Encoder(tf_keras.Model):
         if layer is None:
             fused = alternatives.unpool(y, maps)
         else:
-            by_time = [-1, self.slices_attended]
+            by_time = [-1, self.windows_attended]
             fused = layer(
                 tf.reshape(y, [*by_time, *y.shape[1:]]),  # [B, T, S, C]
                 tf.reshape(x, [*by_time, *x.shape[1:]]),  # [B, T, N, C]
@@ -325,7 +381,7 @@ def prepend(token: tf.Variable | None, x: tf.Tensor) -> tf.Tensor:
     """A class token, if there is one, before the tokens.  -> [B, 1 + L, C]"""
     if token is None:
         return x
-    token = tf.repeat(tf.cast(token, x.dtype), tf.shape(x)[0], axis=0)  # [B, 1, C]
+    token = tf.tile(tf.cast(token, x.dtype), [tf.shape(x)[0], 1, 1])  # [B, 1, C]
     return tf.concat([token, x], axis=1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import attention, token_learner
+from tl_tf.layers import attention, token_learner, volume_token_learner
 
 
 def area_weights(size: int, parts: int) -> np.ndarray:
@@ -158,7 +158,8 @@ class PooledTokens(tf_keras.layers.Layer):
         return {**super().get_config(), "num_tokens": self.num_tokens}
 
 
-# "bottleneck" is the paper's in X(2+1)D. "v1.1" alone takes cells [B, H*W, C].
+# "bottleneck" is the paper's in X(2+1)D. "v1.1" alone takes cells [B, H*W, C], "volume"
+# alone whole clips [B, T, H, W, C].
 TOKENIZERS = {
     "bottleneck": token_learner.BottleneckTokenLearner,
     "v1.0": token_learner.TokenLearner,
@@ -166,6 +167,7 @@ TOKENIZERS = {
     "grid": GridTokens,
     "dense": DenseTokens,
     "pooled": PooledTokens,
+    "volume": volume_token_learner.VolumeTokenLearner,
 }
 WITHOUT_MAPS = ("grid", "dense", "pooled")
 

@@ -95,6 +95,8 @@ def build_vit(
     dropout_rate: float = 0.0,
     attention_dropout_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    nested_dropout: bool = False,
+    used_tokens: int | None = None,
 ) -> ViT:
     """Builds a ViT, with or without TokenLearner.
 
@@ -133,6 +135,10 @@ def build_vit(
       attention_dropout_rate: of the attention weights, in [0, 1).
       drop_path_rate: stochastic depth of the last block, in [0, 1); it grows linearly
         from 0 at the first.
+      nested_dropout: in training each example keeps the first so many of its learned
+        tokens, so that used_tokens may be lowered later (beyond the paper; with restore
+        "none", heads "gap" and "gmp").
+      used_tokens: learned tokens in inference, a divisor of num_tokens; None for all.
 
     Raises:
       ValueError: an argument is out of range; names the binding to change.
@@ -159,6 +165,8 @@ def build_vit(
         dropout_rate=dropout_rate,
         attention_dropout_rate=attention_dropout_rate,
         drop_path_rate=drop_path_rate,
+        nested_dropout=nested_dropout,
+        used_tokens=used_tokens,
     )
     image_size, patch_size, grid = options.grid_of(image_px, patch_px)
     _check_pools(options, pool_before_blocks, pool_grids, grid=grid)

@@ -6,7 +6,13 @@ import gin
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import bottleneck, conv2plus1d, token_learner, tokenizers
+from tl_tf.layers import (
+    bottleneck,
+    conv2plus1d,
+    nested_tokens,
+    token_learner,
+    tokenizers,
+)
 
 # X3D-M (Section 6.1: "identical to X3D-M"): channels of each stage and of its insides.
 STAGE_FILTERS = (24, 48, 96, 192)
@@ -42,7 +48,7 @@ class X2Plus1D(tf_keras.Model):
 
     `call` returns the logits [B, K] and a dict of endpoints: "stem", "stage_i",
     "stage_i/block_j", "head", "pooled", and for a block with a TokenModule
-    "stage_i/block_j/learned_tokens" [B, T, S, C] and, if its tokenizer has them,
+    "stage_i/block_j/learned_tokens" [B, M, S, C] and, if its tokenizer has them,
     "stage_i/block_j/token_maps" [B, T, H, W, S]. No weight depends on H or W.
 
     Shapes: frames [B, T, H, W, 3] -> [B, K]
@@ -127,7 +133,8 @@ class X2Plus1D(tf_keras.Model):
         Args:
           frames: -1..1; T must be num_frames, H and W at least 32.
           training: uses batch statistics and dropout.
-          seed: int32 [2], the dropout's; needed in training unless dropout_rate is 0.
+          seed: int32 [2], of every draw; needed in training unless dropout_rate is 0
+            and there is no nested_dropout.
         Raises:
           ValueError: frames has another T, or the seed is missing.
         """
@@ -148,7 +155,9 @@ class X2Plus1D(tf_keras.Model):
 
         for stage, blocks in self.stages.items():
             for j, block in enumerate(blocks):
-                x, inside = block(x, training=training)  # block 0 takes the stride
+                # Of the blocks with a module, which are of one stage.
+                block_seed = None if seed is None else tf.random.fold_in(seed, j)
+                x, inside = block(x, training=training, seed=block_seed)
                 endpoints[f"{stage}/block_{j}"] = x
                 for name, tensor in inside.items():
                     endpoints[f"{stage}/block_{j}/{name}"] = tensor
@@ -201,6 +210,9 @@ def build_x2p1d(
     zero_init: bool = False,
     cost_matching: bool = False,
     dense_grid: Sequence[int] = (7, 7),
+    window_frames: int = 1,
+    nested_dropout: bool = False,
+    used_tokens: int | None = None,
     width: float = 1.0,
     stage_depths: Sequence[int] = STAGE_DEPTHS,
     stage_strides: Sequence[int] = STAGE_STRIDES,
@@ -221,7 +233,8 @@ def build_x2p1d(
       use_conv2d: False leaves the conv2d out of those blocks.
       num_tokens: S per frame, at least 1.
       tokenizer: of the TokenLearner modules: "bottleneck" (the paper's), "v1.0",
-        "v1.1", or what Section 6.3.3 compares with: "grid", "dense" or "pooled".
+        "v1.1", what Section 6.3.3 compares with: "grid", "dense" or "pooled", or
+        "volume" (beyond the paper: S tokens of window_frames frames).
       transformer: "vector", "mhsa" or, among tokens, "prior" or "mlp_mixer". None is
         the paper's: "vector" among tokens, "mhsa" in the other modules.
       num_heads: of the MHSA, a divisor of the channels inside, 432 * width.
@@ -234,6 +247,11 @@ def build_x2p1d(
       cost_matching: the variant that fits the printed cost of a module, 3.4 GFLOPs and
         0.81M parameters: a 1x1 projection before the pooling, and mixing "per_token".
       dense_grid: rows and columns of the grid that tokenizer "dense" is made for.
+      window_frames: frames of a window with tokenizer "volume", a divisor of
+        num_frames; 1 with the others.
+      nested_dropout: in training each clip keeps the first so many of its tokens, so
+        that used_tokens may be lowered later.
+      used_tokens: tokens in inference, a divisor of num_tokens; None for all.
       width: factor on every channel count but the last projection's, above 0.
       stage_depths: blocks of each of the four stages, at least 1 each.
       stage_strides: by which each stage divides H and W, 1 or 2 each: small pictures
@@ -305,6 +323,31 @@ def build_x2p1d(
         "False with another tokenizer or mixing than the default",
         cost_matching,
     )
+    _check(
+        window_frames == 1 or (tokenizer == "volume" and window_frames >= 1),
+        "window_frames",
+        "1, but with tokenizer='volume'",
+        window_frames,
+    )
+    _check(
+        num_frames % window_frames == 0,
+        "window_frames",
+        f"a divisor of num_frames={num_frames}",
+        window_frames,
+    )
+    _check(
+        used_tokens is None or used_tokens in nested_tokens.levels(num_tokens),
+        "used_tokens",
+        f"None or one of {nested_tokens.levels(num_tokens)}",
+        used_tokens,
+    )
+    _check(
+        transformer not in bottleneck.BY_TOKEN
+        or not (nested_dropout or used_tokens is not None),
+        "transformer",
+        "one that treats all tokens alike, with nested_dropout or used_tokens",
+        transformer,
+    )
     depth = stage_depths[-1]
     _check(
         module == "conv1d"
@@ -325,6 +368,9 @@ def build_x2p1d(
         "zero_init": zero_init,
         "use_projection": cost_matching,
         "dense_grid": tuple(dense_grid),
+        "window_frames": window_frames,
+        "nested_dropout": nested_dropout,
+        "used_tokens": used_tokens,
     }
     module_layers = {
         j: _layers(
