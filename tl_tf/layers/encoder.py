@@ -149,7 +149,6 @@ class Options:
             self.restore,
         )
 
-
     def _check_tokens(self) -> None:
         levels = nested_tokens.levels(self.num_tokens)
         self.check(
