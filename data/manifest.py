@@ -99,6 +99,11 @@ def check_name(dataset: str, name: str) -> None:
             f"{dataset}: --name must consist of letters, digits, '_', '-' and '.', got"
             f" {name!r}. Recipes name the data set by it, and so does its folder."
         )
+    if name != dataset and (name in DATASETS or name.startswith("kinetics")):
+        raise ValueError(
+            f"{dataset}: --name={name} is where data.build puts another data set."
+            " Choose another name."
+        )
 
 
 def unique_ids(names: Sequence[str], keys: Sequence[str]) -> list[str]:

@@ -65,10 +65,14 @@ def check_options(folder: Path, dataset: str, options: Mapping[str, Any]) -> Non
     for path, built in _reports(folder, dataset):
         if built == options:
             continue
-        differences = [
-            f"{key}={built.get(key)} there, {key}={options.get(key)} asked for"
+        pairs = {  # an option that another kind of data set has not
+            key: (built.get(key, "nothing"), options.get(key, "nothing"))
             for key in sorted({*built, *options})
-            if built.get(key) != options.get(key)
+        }
+        differences = [
+            f"{key}={there} there, {key}={asked} asked for"
+            for key, (there, asked) in pairs.items()
+            if there != asked
         ]
         raise ValueError(
             f"{path}: was built with other options: {'; '.join(differences)}. Ask for"

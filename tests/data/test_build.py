@@ -340,6 +340,13 @@ USER_ERRORS = {
         ["charades", "--annotations_dir=/nowhere"],
         f"no such file.\n{charades.LAYOUT}",
     ),
+    "no videos": (["folder"], "--videos_dir is missing.\nfolder expects videos in"),
+    "no version": (["kinetics"], "--version is missing.\nkinetics expects the csv"),
+    "version": (
+        ["kinetics", "--version=40", "--annotations_dir=x", "--videos_dir=x"],
+        "--version must be one of 400, 600, 700, got 40.",
+    ),
+    "no lists": (["csv"], "--annotations_dir is missing.\ncsv expects the lists"),
     "rate": (["synthetic", "--fps=0"], "--fps must be above 0, got 0.0"),
     "rate nan": (["synthetic", "--fps=nan"], "--fps must be above 0, got nan"),
     "workers": (["synthetic", "--num_workers=0"], "--num_workers must be at least 1"),

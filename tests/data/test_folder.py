@@ -166,6 +166,14 @@ def test_the_name_must_be_that_of_a_folder(tmp_path, name):
         folder.Settings(videos_dir=tmp_path, name=name)
 
 
+@pytest.mark.parametrize("name", ["csv", "charades", "kinetics400"])
+def test_the_name_must_not_be_that_of_another_data_set(tmp_path, name):
+    with pytest.raises(
+        ValueError, match=f"--name={name} is where data.build puts anot"
+    ):
+        folder.Settings(videos_dir=tmp_path, name=name)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_test_share_is_a_share(tmp_path, share):
     with pytest.raises(ValueError, match="--test_share must be in 0..1, got"):
@@ -204,3 +212,15 @@ def test_another_test_share_is_refused(tmp_path):
     build.build("folder", tmp_path, videos_dir=root, splits=["train"])
     with pytest.raises(ValueError, match="test_share=None there, test_share=0.5 asked"):
         build.build("folder", tmp_path, videos_dir=root, test_share=0.5)
+
+
+def test_a_set_of_another_kind_is_not_built_over(tmp_path):
+    root = tree(tmp_path / "mine")
+    (root / "a").mkdir(parents=True)
+    videos.write_video(root / "a" / "1.mp4", videos.numbered(4))
+    build.build("folder", tmp_path, videos_dir=root, name="x", splits=["train"])
+    (root / "train.csv").write_text("path,labels\na/1.mp4,a\n")
+    with pytest.raises(
+        ValueError, match="test_share=None there, test_share=nothing ask"
+    ):
+        build.build("csv", tmp_path, annotations_dir=root, name="x", splits=["train"])
