@@ -51,8 +51,9 @@ def _forget_gin():
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data folder with the synthetic data set and images; for reading only."""
+    """A data folder with made-up videos and images; for reading only."""
     data_dir = tmp_path_factory.mktemp("tiny_data")
     tiny.build_data(data_dir)
+    tiny.build_videos(data_dir)
     tiny.build_images(data_dir)
     return data_dir

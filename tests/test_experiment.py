@@ -2,10 +2,13 @@ import contextlib
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
+from tensorflow.core.util import event_pb2
 
 from tests import tiny, toy_model
 from tl_tf import experiment
@@ -177,6 +180,57 @@ def test_evaluation_by_another_recipe_is_refused(one_replica, tiny_data):
 )
 def test_a_restarted_run_pauses_where_the_unbroken_one_did(step, every, expected):
     assert experiment._milestones(step, 10, every) == expected
+
+
+def test_evaluations_before_the_end_may_be_of_one_view(tiny_data, tmp_path):
+    bindings = (
+        "eval/clip_dataset.num_crops = 3",
+        "train.eval_every_steps = 1",
+        "train.steps_per_loop = 1",
+        "train.quick_eval = True",
+        "train.color_jitter_share = 0.8",
+        "train.grey_share = 0.1",
+        "build_evaluator.views_at_once = 4",
+    )
+    run(tiny_data, tmp_path, *bindings, mode="train_and_eval")
+    results = tmp_path / "results"
+    assert sorted(path.name for path in results.glob("*.json")) == [
+        "test-2.json",
+        "test-quick-1.json",
+    ]
+    quick, full = (
+        json.loads((results / name).read_text())
+        for name in ("test-quick-1.json", "test-2.json")
+    )
+    assert quick["views"] == {"views": 1, "clips": 1, "crops": 1, "merge": "max"}
+    assert full["views"] == {"views": 6, "clips": 2, "crops": 3, "merge": "max"}
+    for cost, num_views in ((quick["cost"], 1), (full["cost"], 6)):
+        per_view = full["cost"]["gflops_per_view"]
+        assert cost["gflops_per_example"] == pytest.approx(num_views * per_view)
+    tags = set()
+    for path in (tmp_path / "tensorboard").rglob("events*"):
+        for raw in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(raw.numpy())
+            tags |= {(value.tag, event.step) for value in event.summary.value}
+    steps = {(tag, step) for tag, step in tags if tag.endswith("/map")}
+    assert steps == {("eval_quick/map", 1), ("eval/map", 2)}
+
+
+@pytest.mark.parametrize("name", ["color_jitter_share", "grey_share"])
+def test_a_share_out_of_range_is_refused(name, tiny_data, tmp_path):
+    with pytest.raises(ValueError, match=f"train.{name} must be in 0..1, got 1.5"):
+        run(tiny_data, tmp_path, f"train.{name} = 1.5")
+
+
+def test_a_model_whose_cost_is_unknown_is_evaluated_all_the_same(capfd):
+    class Cumulative(tf_keras.Model):
+        def call(self, frames, training=False):
+            return tf.cumsum(tf.reduce_mean(frames, axis=[1, 2, 3]), axis=1), {}
+
+    spec = {"pixels": tf.TensorSpec([2, 1, 3, 5, 7, 3], tf.uint8)}
+    data = SimpleNamespace(batches=SimpleNamespace(element_spec=spec))
+    assert experiment._cost_of_view(Cumulative(), data) == {}
+    assert "GFLOPs are not counted: cost: " in capfd.readouterr().out
 
 
 def test_an_interval_below_one_is_refused():

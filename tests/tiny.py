@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gin
 import numpy as np
 from PIL import Image
 
 from data import build
+from tests import shards
 from tl_tf import config
 
 ROOT = Path(__file__).parents[1]
@@ -19,26 +21,43 @@ TRAIN_VIDEOS, TEST_VIDEOS, NUM_SHARDS = 12, 6, 2
 TRAIN_IMAGES, TEST_IMAGES = 6, 3  # of each class
 IMAGE_CLASSES = ("bird", "cat")
 
-# The model wants 32 pixels, and the Charades recipes scale down to 0.9 first.
 SHRINK_ALL = (
     "TOTAL_STEPS = 2",
     "BATCH_SIZE = 2",
     "build_schedule.warmup_steps = 1",
 )
-SHRINK = (
+# The model wants 32 pixels, and the recipes scale down to 0.9 first.
+SHRINK_VIDEOS = (
     *SHRINK_ALL,
-    "DATASET = 'synthetic'",
-    "NUM_FRAMES = 3",
     "SHORT_SIDE_PX = 38",
     "TRAIN_CROP_PX = 32",
-    "EVAL_CROP_PX = 36",
     "eval/clip_dataset.batch_size = 4",
+)
+SHRINK_X2P1D = (
+    "NUM_FRAMES = 3",
+    "FRAME_STRIDE = 2",
+    "EVAL_CLIPS = 2",
+    "EVAL_CROP_PX = 36",
     "build_x2p1d.width = 0.1",
     "build_x2p1d.num_heads = 1",  # of 43 channels
     "build_x2p1d.stage_depths = (1, 1, 1, 1)",
     "build_x2p1d.module_blocks = (0,)",
 )
-
+SHRINK_VIVIT = (
+    "NUM_FRAMES = 4",
+    "EVAL_CLIPS = 2",
+    "warm_start.is_required = False",
+    "train.eval_every_steps = 5",
+    "build_vivit.variant = 'S'",
+    "build_vivit.patch_px = 8",
+    "build_vivit.hidden_size = 16",
+    "build_vivit.num_heads = 2",
+    "build_vivit.mlp_size = 24",
+    "build_vivit.depth = 2",
+    "build_vivit.extra_blocks = 0",
+    "build_vivit.num_tokens = 2",
+)
+SHRINK = (*SHRINK_VIDEOS, *SHRINK_X2P1D, "DATASET = 'synthetic'")
 
 # Grids of 8 x 8, which the pools of Table VI divide.
 SHRINK_IMAGES = (
@@ -48,12 +67,14 @@ SHRINK_IMAGES = (
     "train/image_dataset.split = 'train'",
     "eval/image_dataset.split = 'test'",
     "eval/image_dataset.batch_size = 4",
+    "build_vit.variant = 'S'",
     "build_vit.patch_px = 4",
     "build_vit.hidden_size = 16",
     "build_vit.num_heads = 2",
     "build_vit.mlp_size = 24",
     "build_vit.depth = 3",
     "build_vit.extra_blocks = 0",
+    "build_vit.num_tokens = 2",
 )
 
 
@@ -62,12 +83,28 @@ def is_of_images(recipe: str) -> bool:
     return Path(recipe).name.startswith(("imagenet", "cifar"))
 
 
+def is_of_vivit(recipe: str) -> bool:
+    """Whether a recipe trains a ViViT."""
+    return "_vivit_" in recipe
+
+
+def has_one_label(recipe: str) -> bool:
+    """Whether a recipe is for videos of one class each."""
+    return Path(recipe).name.startswith(("kinetics", "avid"))
+
+
 def shrink(recipe: str) -> tuple[str, ...]:
     """The bindings that shrink a recipe."""
-    if not is_of_images(recipe):
-        return SHRINK
-    bindings = list(SHRINK_IMAGES)
     text = "\n".join((ROOT / file).read_text() for file in _files(recipe))
+    if not is_of_images(recipe):
+        bindings = [*SHRINK_VIDEOS, f"DATASET = '{dataset(recipe)}'"]
+        bindings += SHRINK_VIVIT if is_of_vivit(recipe) else SHRINK_X2P1D
+        if has_one_label(recipe):
+            bindings += [f"FPS = {shards.FPS}", "NUM_CLASSES = 3"]
+        if "build_vivit.insert_before_block" in text:
+            bindings.append("build_vivit.insert_before_block = 1")
+        return tuple(bindings)
+    bindings = list(SHRINK_IMAGES)
     for name, binding in (
         ("INIT_FROM", "warm_start.is_required = False"),
         ("insert_before_block", "build_vit.insert_before_block = 1"),
@@ -83,6 +120,24 @@ def _files(recipe: str) -> list[str]:
     """A recipe and all that it includes."""
     included = re.findall(r"^include '(.*)'", (ROOT / recipe).read_text(), re.M)
     return [recipe, *(file for one in included for file in _files(one))]
+
+
+def dataset(recipe: str) -> str:
+    """The made-up data set that a recipe of videos is run on."""
+    return "toy" if has_one_label(recipe) else "synthetic"
+
+
+def build_videos(data_dir: Path) -> None:
+    """Writes data set "toy": frames of noise, one class a video."""
+    rng = np.random.default_rng(1)
+    size = (shards.HEIGHT, shards.WIDTH, 3)
+    frames = [shards.jpeg(rng.integers(0, 256, size, np.uint8)) for _ in range(20)]
+    for split, count in (("train", TRAIN_VIDEOS), ("test", TEST_VIDEOS)):
+        videos = {
+            f"{split}{i}": shards.Video(frames[i : i + 9], labels=[i % 3])
+            for i in range(count)
+        }
+        shards.write_dataset(data_dir, [videos], split=split)
 
 
 def build_images(data_dir: Path) -> None:
@@ -109,6 +164,16 @@ def build_data(data_dir: Path) -> None:
         video_seconds=0.75,
         num_shards=NUM_SHARDS,
     )
+
+
+def distinct_recipes() -> list[str]:
+    """Recipes, without those that shrink to the very bindings of one before."""
+    first = {}
+    for recipe in RECIPES:
+        config.load([recipe], shrink(recipe))
+        first.setdefault(gin.config_str(), recipe)
+        gin.clear_config()
+    return list(first.values())
 
 
 def load(recipe: str, *bindings: str) -> None:

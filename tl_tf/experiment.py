@@ -181,7 +181,8 @@ def train(
         test = sessions.open_split(session, is_training=False)
         evaluation = build_evaluator(session, test, model, optimizer, loss=loss)
         between = evaluation
-        if quick_eval and eval_every_steps and test.num_views > 1:
+        pauses = eval_every_steps and eval_every_steps < total_steps
+        if quick_eval and pauses and test.num_views > 1:
             centre = sessions.open_split(
                 session, is_training=False, num_clips=1, num_crops=1
             )
