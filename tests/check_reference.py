@@ -331,7 +331,7 @@ def _representation(arrays: dict, config: dict) -> Case:
     }
     constructor |= {"return_preclassifier": True, "patches": tokenizer["patches"]}
     constructor |= {"temporal_encoding_config": every_frame}
-    return _vivit(arrays, constructor, **options)
+    return _vivit(arrays, constructor, is_per_frame=True, **options)
 
 
 def _tokenizer_options(arrays: dict, constructor: dict) -> dict:
@@ -446,7 +446,9 @@ def _sizes(constructor: dict) -> dict:
     }
 
 
-def _vivit(arrays: dict, constructor: dict, **options) -> Case:
+def _vivit(
+    arrays: dict, constructor: dict, *, is_per_frame: bool = False, **options
+) -> Case:
     frames = arrays["__input__"]
     if frames.ndim != 5:
         raise UnsupportedError(f"input of rank {frames.ndim}")
@@ -458,23 +460,28 @@ def _vivit(arrays: dict, constructor: dict, **options) -> Case:
     position = constructor.get("positional_embedding", "learned_1d")
     if position != "learned_1d":
         raise UnsupportedError(f"positional_embedding={position}")
-    if "size" not in constructor["patches"]:
-        raise ValueError(f"patches: wanted size, got {constructor['patches']}")
-    height, width, *tubelet = constructor["patches"]["size"]
-    encoding = constructor["temporal_encoding_config"]
+    encoding = constructor.get("temporal_encoding_config", {})
     _check_fields(encoding, *TEMPORAL_ENCODING, "temporal_encoding_config")
-    if encoding["method"] == "3d_conv":
-        options["tubelet_frames"] = tubelet[0]
-    elif encoding["method"] == "temporal_sampling":
-        if frames.shape[2] % height:
-            # The authors' code puts the frames below each other, then cuts patches.
+    if encoding["method"] not in ("3d_conv", "temporal_sampling"):
+        raise UnsupportedError(f"temporal encoding {encoding['method']}")
+    is_tubelet = encoding["method"] == "3d_conv"
+    patch_size = constructor["patches"].get("size", ())
+    if len(patch_size) != 2 + is_tubelet:
+        raise ValueError(
+            f"patches: wanted a size of {2 + is_tubelet} numbers for"
+            f" {encoding['method']}, got {constructor['patches']}"
+        )
+    height, width = patch_size[:2]
+    if is_tubelet:
+        options["tubelet_frames"] = patch_size[2]
+    else:
+        if frames.shape[2] % height and not is_per_frame:
+            # Sampled frames are put below each other before they are cut to patches.
             raise UnsupportedError("patches that reach into the next frame")
         taken = _sampled_frames(frames.shape[1], encoding["n_sampled_frames"])
         options |= {"tubelet_frames": 1, "num_sampled_frames": len(taken)}
         if taken != embedding.uniform_frames(frames.shape[1], len(taken)):
             frames = frames[:, taken]
-    else:
-        raise UnsupportedError(f"temporal encoding {encoding['method']}")
     rows, columns = frames.shape[2] // height, frames.shape[3] // width
     if options.get("tokenizer") == "v1.0" and rows != columns:
         raise UnsupportedError("TokenLearner v1.0 on what is no square grid")

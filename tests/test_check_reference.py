@@ -213,8 +213,14 @@ def sets(*path, **values):
         (LEARNER, sets("tokenizer", use_v11=False), "v1.0 on what is no square grid"),
         (LEARNER, sets(classifier="token"), "TokenLearner on a class token"),
         (
-            REPRESENTATION,
-            sets("tokenizer", patches={"size": [5, 8]}),
+            VIDEO,
+            lambda c: c["constructor"].update(
+                patches={"size": [5, 8]},
+                temporal_encoding_config={
+                    "method": "temporal_sampling",
+                    "n_sampled_frames": 3,
+                },
+            ),
             "patches that reach into the next frame",
         ),
         (
@@ -227,6 +233,30 @@ def sets(*path, **values):
 def test_what_we_do_not_have_of_videos_is_named(name, change, message, tmp_path):
     path = changed(name, tmp_path, config=change)
     with pytest.raises(check_reference.UnsupportedError, match=message):
+        check_reference.check_file(path)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        (
+            VIDEO,
+            sets(patches={"size": [8, 8]}),
+            "a size of 3 numbers for 3d_conv",
+        ),
+        (VIDEO, sets(patches={"grid": [3, 5, 3]}), "a size of 3 numbers for"),
+        (
+            LEARNER,
+            lambda c: c["constructor"]["tokenizer"].pop("temporal_encoding_config"),
+            "temporal_encoding_config lacks method",
+        ),
+        (FACTORISED, without("temporal_num_heads"), "lacks temporal_num_heads"),
+        (VIDEO, sets("attention_config", order="new"), "has unknown fields: order"),
+    ],
+)
+def test_what_is_wrong_with_a_video_model_is_named(name, change, message, tmp_path):
+    path = changed(name, tmp_path, config=change)
+    with pytest.raises(ValueError, match=message):
         check_reference.check_file(path)
 
 
@@ -294,6 +324,15 @@ def test_sampled_frames_of_the_authors_are_what_the_model_sees(count, tmp_path):
     want = arrays["__output__"]
     limit = check_reference.LIMIT * np.abs(want).max()
     np.testing.assert_allclose(case.run()[0], want, rtol=0, atol=limit)
+
+
+def test_rows_that_fill_no_patch_are_cut_off_every_frame(tmp_path):
+    path = changed(
+        REPRESENTATION,
+        tmp_path,
+        __input__=lambda x: np.pad(x, [[0, 0], [0, 0], [0, 3], [0, 5], [0, 0]]),
+    )
+    assert all(f.is_ok for f in check_reference.check_file(path))
 
 
 @pytest.mark.parametrize("place", [4, 9])
