@@ -87,6 +87,17 @@ def test_rows_add_up_by_scope(tiny_cost):
         assert total == getattr(tiny_cost.total, column)
 
 
+def test_the_cost_of_all_views_of_a_video(tiny_cost):
+    one = cost.of_view(tiny_cost)
+    total = tiny_cost.total  # tested by hand above
+    assert one["gflops_per_view"] == total.xla_flops / 2e9
+    assert one["profiler_gflops_per_view"] == total.flops / 1e9
+    both = cost.of_views(one, 12)
+    assert both["gflops_per_example"] == pytest.approx(12 * total.xla_flops / 2e9)
+    assert both["profiler_gflops_per_example"] == pytest.approx(12 * total.flops / 1e9)
+    assert "one per multiply-add" in both["convention"]
+
+
 def test_table_states_its_convention(tiny_cost):
     lines = cost.table(tiny_cost).splitlines()
     assert lines[0] == "tiny, one forward pass of 2 x 5 x 7 x 3"
