@@ -98,6 +98,14 @@ def test_the_cost_of_all_views_of_a_video(tiny_cost):
     assert "one per multiply-add" in both["convention"]
 
 
+def test_gflops_are_told_per_view_and_per_video():
+    one = {"gflops_per_view": 766.06, "profiler_gflops_per_view": 1533.767}
+    assert cost.views_line(one, 12, noun="video") == (
+        "GFLOPs: 766.1 per view, 9,193 per video (one per multiply-add, Tables I-IX);"
+        " 1,534 per view, 18,405 per video (two, Tables XI-XIII)"
+    )
+
+
 def test_table_states_its_convention(tiny_cost):
     lines = cost.table(tiny_cost).splitlines()
     assert lines[0] == "tiny, one forward pass of 2 x 5 x 7 x 3"

@@ -172,8 +172,13 @@ def of_views(one: dict[str, Any], num_views: int) -> dict[str, Any]:
 
 def views_line(one: dict[str, Any], num_views: int, *, noun: str) -> str:
     """GFLOPs per view and per `noun`, a video or an image, in words."""
+
+    def shown(gflops: float) -> str:
+        return f"{gflops:,.0f}" if gflops >= 1000 else f"{gflops:.4g}"
+
     texts = [
-        f"{one[key]:.4g} per view, {one[key] * num_views:.4g} per {noun} ({convention})"
+        f"{shown(one[key])} per view, {shown(one[key] * num_views)} per {noun}"
+        f" ({convention})"
         for key, convention in (
             ("gflops_per_view", "one per multiply-add, Tables I-IX"),
             ("profiler_gflops_per_view", "two, Tables XI-XIII"),
