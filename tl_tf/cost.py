@@ -44,7 +44,8 @@ SOFTMAX_FLOPS = 5
 FREE = frozenset(
     "Cast ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity IdentityN Max NoOp "
     "Pack Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice "
-    "Split Squeeze StopGradient StridedSlice Tanh Tile Transpose Unpack ZerosLike".split()
+    "Split Squeeze StopGradient StridedSlice Tanh Tile Transpose Unpack "
+    "ZerosLike".split()
 )
 
 PRODUCTS = frozenset(
