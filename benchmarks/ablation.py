@@ -11,11 +11,8 @@ import argparse
 import concurrent.futures
 import dataclasses
 import json
-import os
 import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tl_tf import startup
@@ -24,16 +21,14 @@ startup.quiet_tensorflow()
 
 import gin  # noqa: E402
 
-from benchmarks import cost_table  # noqa: E402
+from benchmarks import cost_table, training_runs  # noqa: E402
 from tl_tf import config, cost, experiment  # noqa: E402
 from tl_tf.layers import conv2plus1d  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 RECIPE = "gin/quickstart.gin"
-THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 # The recipe's own 1200 steps end with mAP 1.0 whatever the module; after these the
 # modules still differ.
-STEPS = 500
+STEPS = 300
 
 _MODEL = {"num_heads": 4}  # of 108 channels
 _TOKENS = {"module": "token_learner"}
@@ -83,68 +78,10 @@ def bindings_of(name: str) -> list[str]:
     return [f"build_x2p1d.{key} = {value!r}" for key, value in options.items()]
 
 
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """Where runs are made, and how.
-
-    Attributes:
-      out_dir: holds a folder for each number of steps, in it one for each run.
-      data_dir: holds the synthetic data set.
-      steps: of training.
-      num_parallel: runs at a time, which share the processor's cores.
-    """
-
-    out_dir: Path
-    data_dir: Path
-    steps: int
-    num_parallel: int
-
-    def train(self, name: str, seed: int) -> float:
-        """Trains and evaluates a row, unless that has been done.  -> mAP
-
-        Raises:
-          RuntimeError: the run failed; names its log.
-        """
-        words = "".join(c if c.isalnum() else " " for c in name).split()
-        model_dir = self.out_dir / f"steps_{self.steps}" / f"{'_'.join(words)}_{seed}"
-        result = model_dir / "results" / f"test-{self.steps}.json"
-        if not result.exists():
-            model_dir.mkdir(parents=True, exist_ok=True)
-            started = time.perf_counter()
-            log = model_dir / "log.txt"
-            with open(log, "w", encoding="utf-8") as file:
-                process = subprocess.run(
-                    self._command(name, seed, model_dir),
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    cwd=ROOT,
-                    env=os.environ | dict.fromkeys(THREADS, str(self._threads())),
-                )
-            if process.returncode:
-                raise RuntimeError(f"{name!r} with seed {seed} failed: see {log}.")
-            seconds = time.perf_counter() - started
-            print(f"{name}, seed {seed}: {seconds:.0f} s", flush=True)
-        return json.loads(result.read_text(encoding="utf-8"))["metrics"]["map"]
-
-    def _threads(self) -> int:
-        return max(1, os.cpu_count() // self.num_parallel)
-
-    def _command(self, name: str, seed: int, model_dir: Path) -> list[str]:
-        bindings = [f"TOTAL_STEPS = {self.steps}", f"SEED = {seed}"]
-        return [
-            sys.executable,
-            "run.py",
-            f"--gin_file={RECIPE}",
-            f"--model_dir={model_dir.absolute()}",
-            f"--data_dir={self.data_dir.absolute()}",
-            *(f"--gin_bindings={b}" for b in [*bindings, *bindings_of(name)]),
-        ]
-
-
-def module_cost(name: str) -> cost.Row:
+def module_cost(bindings: Sequence[str]) -> cost.Row:
     """What stands between the 1x1 convolutions of the block, on one clip."""
     gin.clear_config()
-    config.load([RECIPE], bindings_of(name))
+    config.load([RECIPE], bindings)
     counted = experiment.inspect()[1]
     inside = {f"stage_4/block_0/{layer}" for layer in ("conv2d", *conv2plus1d.LAYERS)}
     rows = tuple(row for row in counted.at_depth(3) if row.scope in inside)
@@ -182,21 +119,21 @@ def main() -> None:
     names = [name for name in MODULES if name.endswith(tuple(flags.only))]
     if not names:
         parser.error(f"--only: none of {list(MODULES)} ends with {flags.only}.")
-    runs = Runs(flags.out_dir, flags.data_dir, flags.steps, flags.num_parallel)
-    # Once, before several runs find it missing.
-    build = [sys.executable, "-m", "data.build", "synthetic"]
-    data_dir = flags.data_dir.absolute()
-    subprocess.run([*build, f"--data_dir={data_dir}"], cwd=ROOT, check=True)
-
+    runs = training_runs.Runs(
+        flags.out_dir, flags.data_dir, RECIPE, flags.steps, flags.num_parallel
+    )
+    runs.build_synthetic()
     with concurrent.futures.ThreadPoolExecutor(flags.num_parallel) as pool:
-        found = {
-            name: [pool.submit(runs.train, name, seed) for seed in flags.seeds]
+        # All modules with one seed, then with the next.
+        futures = {
+            (seed, name): pool.submit(runs.train, name, bindings_of(name), seed=seed)
+            for seed in flags.seeds
             for name in names
         }
     rows = []
     for name in names:
-        scores = [future.result() for future in found[name]]
-        counted = module_cost(name)
+        scores = [futures[seed, name].result() for seed in flags.seeds]
+        counted = module_cost(bindings_of(name))
         row = {
             "module": name,
             "table": MODULES[name][0],
