@@ -1,14 +1,14 @@
-"""The costs of Tables I to VI and XI to XIII beside ours, written into docs/RESULTS.md.
+"""The costs of Tables I to IX and XI to XIII beside ours, written into docs/RESULTS.md.
 
 `python -m benchmarks.cost_table` builds every model of the image recipes (some minutes,
-2 GB) and of X(2+1)D, and replaces what is between the markers in docs/RESULTS.md;
-`--only=x2p1d` takes one minute.
+3 GB), of the ViViT recipes (five minutes, 4 GB) and of X(2+1)D (one minute), and
+replaces what is between the markers in docs/RESULTS.md; `--only` takes one of them.
 """
 
 import argparse
 import dataclasses
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tl_tf import startup
@@ -19,7 +19,7 @@ import gin  # noqa: E402
 
 from tl_tf import config, cost  # noqa: E402
 from tl_tf.layers import conv2plus1d  # noqa: E402
-from tl_tf.models import vit, x2p1d  # noqa: E402
+from tl_tf.models import vit, vivit, x2p1d  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "RESULTS.md"
@@ -27,6 +27,10 @@ MARKERS = ("<!-- python -m benchmarks.cost_table -->", "<!-- end of the table --
 VIDEO_MARKERS = (
     "<!-- python -m benchmarks.cost_table --only=x2p1d -->",
     "<!-- end of the table of X(2+1)D -->",
+)
+VIVIT_MARKERS = (
+    "<!-- python -m benchmarks.cost_table --only=vivit -->",
+    "<!-- end of the table of ViViT -->",
 )
 NUM_CLASSES = 1000
 COMPUTED_WITHIN = 0.005  # of the independent count
@@ -108,6 +112,84 @@ PUBLISHED = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class PublishedViViT:
+    """A row of Tables VII to IX.
+
+    Attributes:
+      row: in docs/RESULTS.md.
+      classes: 400 or 600, of Kinetics.
+      name: of the model file, gin/models/vivit_<name>.gin, and of the recipe.
+      tables: of the paper.
+      gflops: of a view, as printed.
+      computed: an independent count, layer by layer.
+      parameters: as printed; "–" where they are not.
+      accuracy: top-1.
+      pixels: H and W of its clips.
+    """
+
+    row: str
+    classes: int
+    name: str
+    tables: str
+    gflops: str
+    computed: float
+    parameters: str
+    accuracy: str
+    pixels: int = 224
+
+    @property
+    def model_file(self) -> str:
+        """Path from the repository's root."""
+        return f"gin/models/vivit_{self.name}.gin"
+
+    @property
+    def recipe(self) -> str:
+        """Path from the repository's root; it includes the model file."""
+        size = "" if self.pixels == 224 else f"_{self.pixels}"
+        return f"gin/kinetics{self.classes}_vivit_{self.name}{size}.gin"
+
+
+FRAMES, CLIPS, CROPS = 32, 4, 3  # Tables VIII and IX: "4x3 = 12"
+_L10 = "l10_35_tl16_18"
+VIVIT = (
+    PublishedViViT(
+        "K1", 400, "l16", "VII, VIII", "1446", 1445.8, "308M", "82.8, own run 83.4"
+    ),
+    PublishedViViT("K2", 400, "l16", "VII", "3992", 3993.1, "308M", "83.5", pixels=320),
+    PublishedViViT("K3", 400, "h14", "VII", "3981", 3980.9, "654M", "84.8"),
+    PublishedViViT(
+        "K4",
+        400,
+        "l16_tl16_12",
+        "VII, VIII",
+        "766",
+        765.9,
+        "308M",
+        "83.5, 6 views 82.1",
+    ),
+    PublishedViViT(
+        "K5",
+        400,
+        "l16_30_tl8_18",
+        "VII, VIII",
+        "1105",
+        1105.1,
+        "383M",
+        "84.5, 6 views 83.2",
+    ),
+    PublishedViViT(
+        "K6", 400, "l14_35_tl16_18", "VII, VIII", "1621", 1620.9, "447M", "84.7"
+    ),
+    PublishedViViT("K7", 400, _L10, "VII, VIII", "4076", 4066.6, "450M", "85.4"),
+    PublishedViViT("K8", 600, "l16", "IX", "1446", 1445.8, "–", "84.3"),
+    PublishedViViT("K9", 600, "l16_tl16_12", "IX", "766", 765.9, "–", "84.4"),
+    PublishedViViT("K10", 600, "l16_30_tl8_18", "IX", "1105", 1105.1, "–", "86.0"),
+    PublishedViViT("K11", 600, _L10, "IX", "4076", 4066.6, "–", "86.1"),
+    PublishedViViT("K12", 600, f"{_L10}_fuser", "IX", "4100", 4092.1, "–", "86.3"),
+)
+
+
 def count(published: Published) -> cost.Row:
     """Counts the model of a recipe."""
     gin.clear_config()
@@ -116,7 +198,16 @@ def count(published: Published) -> cost.Row:
     return cost.count(model, [1, published.pixels, published.pixels, 3]).total
 
 
-def difference(ours: cost.Row, published: Published) -> float | None:
+def count_vivit(published: PublishedViViT) -> cost.Row:
+    """Counts one view by the model of a recipe."""
+    gin.clear_config()
+    sizes = [f"NUM_FRAMES = {FRAMES}", f"TRAIN_CROP_PX = {published.pixels}"]
+    config.load([published.model_file], sizes)
+    model = vivit.build_vivit(published.classes)
+    return cost.count(model, [1, FRAMES, published.pixels, published.pixels, 3]).total
+
+
+def difference(ours: cost.Row, published: Published | PublishedViViT) -> float | None:
     """Of our count from the independent one, as a share."""
     if published.computed is None:
         return None
@@ -136,6 +227,26 @@ def line(published: Published, ours: cost.Row) -> str:
         "–" if share is None else f"{share:+.2%}",
         f"{ours.multiply_adds / 1e9:.2f}",
         f"{ours.flops / 1e9:.2f}",
+        f"{ours.parameters / 1e6:.1f}M",
+        published.accuracy,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def vivit_line(published: PublishedViViT, ours: cost.Row) -> str:
+    """A row of the Markdown table."""
+    cells = [
+        published.row,
+        f"`{Path(published.recipe).name}`",
+        published.tables,
+        published.gflops,
+        f"{published.computed:.1f}",
+        f"{ours.xla_flops / 2e9:.2f}",
+        f"{difference(ours, published):+.2%}",
+        f"{ours.multiply_adds / 1e9:.2f}",
+        f"{CLIPS} × {CROPS}",
+        f"{CLIPS * CROPS * ours.xla_flops / 2e9:.0f}",
+        published.parameters,
         f"{ours.parameters / 1e6:.1f}M",
         published.accuracy,
     ]
@@ -399,59 +510,78 @@ def heading(names: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
 
 
-def check(far: Sequence[str]) -> None:
-    """Raises a ValueError that names rows too far from the independent count."""
-    if far:
-        raise ValueError(f"not within {COMPUTED_WITHIN:.1%}: {', '.join(far)}.")
+def fill(
+    names: Sequence[str],
+    counted: Iterable[tuple[str, str, Sequence[float | None]]],
+    markers: tuple[str, str],
+) -> None:
+    """Prints a table row by row, and writes it between its markers.
 
-
-def video_table() -> None:
-    """Counts Tables XI to XIII, prints them, and writes them between their markers."""
-    names = ["row", "module or network", "file in gin/models/", "table", "published"]
-    names += ["computed GFLOPs", "**ours**", "difference", "computed parameters"]
-    names += ["**ours**", "published accuracy: Charades 6 fps, 12 fps, AViD"]
-    lines, far = heading(names), []
-    print(*lines, sep="\n")
-    for rows, count_one in ((MODULES, count_module), (NETWORKS, count_network)):
-        for published in rows:
-            ours = count_one(published)
-            lines.append(video_line(published, ours))
-            print(lines[-1], flush=True)
-            shares = video_differences(ours, published)
-            if any(abs(share or 0) > COMPUTED_WITHIN for share in shares):
-                far.append(published.row)
-            gc.collect()
-    check(far)
-    write(lines, VIDEO_MARKERS)
-
-
-def image_table() -> None:
-    """Counts Tables I to VI, prints them, and writes them between their markers.
+    Args:
+      names: of the columns.
+      counted: of each row its name, its line and its differences from other counts.
+      markers: in docs/RESULTS.md.
 
     Raises:
       ValueError: a count is further from the independent one than it may be.
     """
-    names = ["row", "recipe in gin/", "table", "published", "computed", "**ours**"] + [
-        "difference",
-        "multiply-adds",
-        "profiler",
-        "parameters",
-        "published top-1",
-    ]
     lines, far = heading(names), []
     print(*lines, sep="\n")
-    for published in PUBLISHED:
-        ours = count(published)
-        lines.append(line(published, ours))
-        print(lines[-1], flush=True)
-        if abs(difference(ours, published) or 0) > COMPUTED_WITHIN:
-            far.append(published.row)
+    for row, text, shares in counted:
+        lines.append(text)
+        print(text, flush=True)
+        if any(abs(share or 0) > COMPUTED_WITHIN for share in shares):
+            far.append(row)
         gc.collect()  # a model's graphs and weights refer to each other
-    check(far)
-    write(lines, MARKERS)
+    if far:
+        raise ValueError(f"not within {COMPUTED_WITHIN:.1%}: {', '.join(far)}.")
+    write(lines, markers)
 
 
-TABLES = {"x2p1d": video_table, "images": image_table}
+def video_table() -> None:
+    """Counts Tables XI to XIII."""
+    names = ["row", "module or network", "file in gin/models/", "table", "published"]
+    names += ["computed GFLOPs", "**ours**", "difference", "computed parameters"]
+    names += ["**ours**", "published accuracy: Charades 6 fps, 12 fps, AViD"]
+
+    def counted():
+        for rows, count_one in ((MODULES, count_module), (NETWORKS, count_network)):
+            for row in rows:
+                ours = count_one(row)
+                yield row.row, video_line(row, ours), video_differences(ours, row)
+
+    fill(names, counted(), VIDEO_MARKERS)
+
+
+def vivit_table() -> None:
+    """Counts Tables VII to IX."""
+    names = ["row", "recipe in gin/", "table", "published", "computed", "**ours**"]
+    names += ["difference", "multiply-adds", "views", "**ours**, a video"]
+    names += ["published parameters", "**ours**", "published top-1"]
+
+    def counted():
+        for row in VIVIT:
+            ours = count_vivit(row)
+            yield row.row, vivit_line(row, ours), [difference(ours, row)]
+
+    fill(names, counted(), VIVIT_MARKERS)
+
+
+def image_table() -> None:
+    """Counts Tables I to VI."""
+    names = ["row", "recipe in gin/", "table", "published", "computed", "**ours**"]
+    names += ["difference", "multiply-adds", "profiler", "parameters"]
+    names += ["published top-1"]
+
+    def counted():
+        for row in PUBLISHED:
+            ours = count(row)
+            yield row.row, line(row, ours), [difference(ours, row)]
+
+    fill(names, counted(), MARKERS)
+
+
+TABLES = {"x2p1d": video_table, "vivit": vivit_table, "images": image_table}
 
 
 def main() -> None:

@@ -1,10 +1,13 @@
+import re
+
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
 from benchmarks import cost_table
-from tl_tf import cost
+from tl_tf import config, cost, experiment  # noqa: F401  recipes bind its modes
 from tl_tf.layers import vector_attention
 from tl_tf.models import vit, x2p1d
 
@@ -192,6 +195,49 @@ def test_the_recipe_of_a_row_is_of_its_model(published):
     assert f"include '{published.model_file}'" in text
     assert f"\nIMAGE_PX = {published.pixels} " in text
     assert published.accuracy.split()[0].rstrip(",") in text
+
+
+@pytest.mark.parametrize("published", cost_table.VIVIT, ids=lambda row: row.row)
+def test_the_recipe_of_a_row_of_vivit_is_of_its_model(published):
+    text = (cost_table.ROOT / published.recipe).read_text()
+    assert f"docs/RESULTS.md row {published.row}." in text
+    assert f"include '{published.model_file}'" in text
+    assert f"Table {published.tables.split(',')[0]} (top-1" in text
+    for accuracy in re.findall(r"\d\d\.\d", published.accuracy):
+        assert accuracy in text
+    config.load([published.recipe], [])
+    sizes = ("NUM_CLASSES", "NUM_FRAMES", "TRAIN_CROP_PX", "EVAL_CLIPS", "EVAL_CROPS")
+    assert [gin.query_parameter(f"%{size}") for size in sizes] == [
+        published.classes,
+        cost_table.FRAMES,
+        published.pixels,
+        cost_table.CLIPS,
+        cost_table.CROPS,
+    ]
+
+
+def test_a_row_of_vivit_has_the_cost_of_a_view_and_of_a_video():
+    row = next(row for row in cost_table.VIVIT if row.row == "K4")
+    ours = cost.Row("total", 765_190_000_000, 1_540_000_000_000, 0, 307_740_000)
+    assert cost_table.vivit_line(row, ours) == (
+        "| K4 | `kinetics400_vivit_l16_tl16_12.gin` | VII, VIII | 766 | 765.9 | 770.00"
+        " | +0.54% | 765.19 | 4 × 3 | 9240 | 308M | 307.7M | 83.5, 6 views 82.1 |"
+    )
+
+
+def test_a_table_is_written_between_its_markers(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_table, "RESULTS", tmp_path / "RESULTS.md")
+    start, end = cost_table.VIVIT_MARKERS
+    cost_table.RESULTS.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    rows = [("K1", "| K1 | 3 |", [0.005]), ("K2", "| K2 | 7 |", [None, -0.005])]
+    cost_table.fill(["row", "ours"], rows, cost_table.VIVIT_MARKERS)
+    table = "| row | ours |\n|---|---|\n| K1 | 3 |\n| K2 | 7 |"
+    written = f"before\n{start}\n{table}\n{end}\nafter\n"
+    assert cost_table.RESULTS.read_text() == written
+    rows.append(("K3", "| K3 | 9 |", [None, -0.006]))
+    with pytest.raises(ValueError, match=r"not within 0.5%: K3\."):
+        cost_table.fill(["row", "ours"], rows, cost_table.VIVIT_MARKERS)
+    assert cost_table.RESULTS.read_text() == written
 
 
 def test_costs_come_by_stage_and_by_block():
