@@ -224,3 +224,16 @@ def test_a_missing_shard_is_named(folder):
         ValueError, match="00000-of-00001.tfrecord: the shard is missing"
     ):
         info.shard_paths("train")
+
+
+@pytest.mark.parametrize(
+    "dataset, command",
+    [
+        ("charades", "data.build charades --data_dir"),
+        ("kinetics600", "data.build kinetics --version=600 --data_dir"),
+        ("mine", r"data.build folder --name=mine \(or csv\) --data_dir"),
+    ],
+)
+def test_a_missing_set_comes_with_its_command(tmp_path, dataset, command):
+    with pytest.raises(ValueError, match=command):
+        records.DatasetInfo.load(tmp_path, dataset)

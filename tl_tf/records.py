@@ -204,8 +204,8 @@ class DatasetInfo:
         folder = Path(data_dir) / dataset
         path = folder / "dataset_info.json"
         advice = (
-            f"Build it with: python -m data.build KIND --data_dir={data_dir}; --help"
-            " lists the kinds, docs/ADD_A_DATASET.md says what they read."
+            f"Build it with: python -m data.build {_kind(dataset)}"
+            f" --data_dir={data_dir}; docs/ADD_A_DATASET.md says what it reads."
         )
         if not path.is_file():
             raise ValueError(f"{path}: no such file. {advice}")
@@ -277,6 +277,16 @@ class DatasetInfo:
             "videos_skipped": expected - built,
             "share": built / whole if whole else 0.0,
         }
+
+
+def _kind(dataset: str) -> str:
+    """What data.build calls it; people name sets of their own videos themselves."""
+    if dataset in ("charades", "avid", "synthetic"):
+        return dataset
+    kinetics, version = dataset[:8], dataset[8:]
+    if kinetics == "kinetics" and version.isdigit():
+        return f"kinetics --version={version}"
+    return f"folder --name={dataset} (or csv)"
 
 
 def read_shard_report(shard_path: Path) -> dict[str, Any]:

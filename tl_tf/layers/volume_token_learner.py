@@ -24,7 +24,7 @@ class VolumeTokenLearner(tf_keras.layers.Layer):
       ValueError: num_tokens or window_frames is below 1; T is not a multiple of T'.
     """
 
-    def __init__(self, num_tokens: int, window_frames: int, **kwargs):
+    def __init__(self, num_tokens: int, window_frames: int = 1, **kwargs):
         super().__init__(**kwargs)
         for argument, value in (
             ("num_tokens", num_tokens),
