@@ -8,7 +8,7 @@ or one person, stay in one fold: `groups.json` is a list of {"file": "<class>/x.
 "group": 7}. Folds are runs of groups in ascending order; without groups, runs of each
 class's files. Every fold is built by data.build folder and every model trained by
 run.py, for as many steps as the recipe says, and then tested once. A command that was
-stopped goes on where it was.
+stopped goes on where it was; for other videos or groups, take another --out_dir.
 """
 
 import argparse
@@ -27,46 +27,48 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def fold_of_files(
-    files: Sequence[str], num_folds: int, group_of: Mapping[str, int] | None = None
+    files: Sequence[str],
+    num_folds: int,
+    group_of: Mapping[str, int] | None = None,
+    *,
+    stratify: bool = True,
 ) -> dict[str, int]:
-    """The fold of each video.
-
-    What shares a group, or each file where there are no groups, is in the fold in which
-    its middle falls when all videos are lined up by group, or those of each class by
-    name, and cut into equal runs.
+    """The fold of each video: groups are lined up, and the line is cut into equal runs.
 
     Args:
       files: "<class>/x.mp4".
       num_folds: at least 2.
-      group_of: a number for each file.
+      group_of: a number for each file, the order of the line; None for a group of its
+        own for each file, ordered by name.
+      stratify: groups that hold the same classes have a line of their own, so that
+        every fold has its share of each.
 
     Raises:
       ValueError: for a file without a group, or a fold without a video.
     """
-    lines: dict[str, dict[object, list[str]]] = {}
+    groups: dict[Any, list[str]] = {}
     for file in sorted(files):
-        line, key = file.split("/")[0], file
-        if group_of is not None:
-            if file not in group_of:
-                raise ValueError(
-                    f"{file}: has no group. Add it to the JSON of --groups."
-                )
-            line, key = "", group_of[file]
-        lines.setdefault(line, {}).setdefault(key, []).append(file)
-    folds = {}
+        if group_of is not None and file not in group_of:
+            raise ValueError(f"{file}: has no group. Add it to the JSON of --groups.")
+        groups.setdefault(group_of[file] if group_of else file, []).append(file)
+    lines: dict[frozenset[str], list[list[str]]] = {}
+    for _, members in sorted(groups.items()):
+        classes = frozenset(file.split("/")[0] for file in members if stratify)
+        lines.setdefault(classes, []).append(members)
+    fold_of = {}
     for line in lines.values():
-        length, before = sum(map(len, line.values())), 0
-        for key in sorted(line):
-            middle = before + len(line[key]) / 2
-            folds |= dict.fromkeys(line[key], int(middle * num_folds / length))
-            before += len(line[key])
-    missing = set(range(num_folds)) - set(folds.values())
+        length, before = sum(map(len, line)), 0
+        for members in line:
+            middle = before + len(members) / 2
+            fold_of |= dict.fromkeys(members, int(middle * num_folds / length))
+            before += len(members)
+    missing = set(range(num_folds)) - set(fold_of.values())
     if missing:
         raise ValueError(
             f"fold {min(missing)} of {num_folds} gets none of {len(files)} videos. Ask"
             " for fewer --folds, or give smaller --groups."
         )
-    return folds
+    return fold_of
 
 
 def summary(counts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
@@ -173,9 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = json.loads(Path(args.groups).read_text(encoding="utf-8"))
         group_of = {row["file"]: row["group"] for row in rows}
     files = [p.relative_to(source).as_posix() for p in source.glob("*/[!.]*")]
-    fold_of = fold_of_files(files, args.folds, group_of)
+    fold_of = fold_of_files(files, args.folds, group_of, stratify=args.stratify)
     data_dirs = [out_dir / f"fold{k}" for k in range(args.folds)]
     for k, data_dir in enumerate(data_dirs):
+        if (data_dir / "folder" / "dataset_info.json").is_file():
+            continue
         videos_dir = data_dir / "videos"
         link_videos(fold_of, test_fold=k, source=source, to=videos_dir)
         _run(
@@ -207,6 +211,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--out_dir", required=True, help="for data, runs and figures")
     add("--seeds", nargs="+", type=int, default=[0], help="of the training")
     add("--folds", type=int, default=5)
+    add(
+        "--stratify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="line up groups of the same classes apart (default: yes)",
+    )
     add("--fps", type=float, default=12.0, help="of the frames that are kept")
     add("--short_side", type=int, default=128, help="of the frames, in pixels")
     add("--gin_bindings", action="append", default=[], help="of every run")

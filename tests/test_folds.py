@@ -23,9 +23,18 @@ def test_without_groups_each_class_is_cut_into_runs():
 def test_a_group_stays_together_whatever_its_classes():
     # Lined up by group: 2 | 2 2 2 | 5 5 | 10, so middles at 2 / 7, 5 / 7 and 6.5 / 7.
     group_of = {"a/1": 10, "a/2": 2, "a/3": 5, "b/1": 2, "b/2": 2, "b/3": 5, "b/4": 2}
-    folds_of = folds.fold_of_files(list(group_of), 2, group_of)
-    first = {file for file, fold in folds_of.items() if fold == 0}
+    fold_of = folds.fold_of_files(list(group_of), 2, group_of, stratify=False)
+    first = {file for file, fold in fold_of.items() if fold == 0}
     assert first == {"a/2", "b/1", "b/2", "b/4"}
+
+
+def test_groups_of_the_same_classes_are_lined_up_apart():
+    # Of both: 0 0 | 3 3; of a: 1 | 5; of b: 2 | 4 4 4, of which 2 is the short one.
+    group_of = {"a/1": 0, "b/1": 0, "a/2": 3, "b/2": 3, "a/3": 1, "a/4": 5}
+    group_of |= {"b/3": 2, "b/4": 4, "b/5": 4, "b/6": 4}
+    fold_of = folds.fold_of_files(list(group_of), 2, group_of)
+    first = {file for file, fold in fold_of.items() if fold == 0}
+    assert first == {"a/1", "b/1", "a/3", "b/3"}
 
 
 def test_a_file_without_a_group_is_named():
