@@ -26,11 +26,6 @@ RESTORES = ("fuser", "broadcast", "unpool")
 BY_TOKEN = ("prior", "mlp_mixer")  # transformers with weights for each token
 
 
-def _check_choice(name: str, argument: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: {argument} must be one of {choices}, got {value!r}.")
-
-
 def _projection(channels: int, name: str) -> tf_keras.layers.Layer:
     return tf_keras.layers.Dense(channels, use_bias=False, name=name)
 
@@ -167,8 +162,10 @@ class GridAttention(tf_keras.layers.Layer):
         self, axes: str, transformer: str = "mhsa", *, num_heads: int = 8, **kwargs
     ):
         super().__init__(**kwargs)
-        _check_choice(self.name, "axes", axes, AXES)
-        _check_choice(self.name, "transformer", transformer, ("mhsa", "vector"))
+        token_learner.check_choice(self.name, "axes", axes, AXES)
+        token_learner.check_choice(
+            self.name, "transformer", transformer, ("mhsa", "vector")
+        )
         self.axes = axes
         self.transformer_form = transformer
         self.num_heads = num_heads
@@ -253,9 +250,9 @@ class TokenModule(tf_keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         known = tuple(tokenizers.TOKENIZERS)
-        _check_choice(self.name, "tokenizer", tokenizer, known)
-        _check_choice(self.name, "transformer", transformer, TRANSFORMERS)
-        _check_choice(self.name, "restore", restore, RESTORES)
+        token_learner.check_choice(self.name, "tokenizer", tokenizer, known)
+        token_learner.check_choice(self.name, "transformer", transformer, TRANSFORMERS)
+        token_learner.check_choice(self.name, "restore", restore, RESTORES)
         if use_projection and tokenizer != "bottleneck":
             raise ValueError(
                 f"{self.name}: use_projection needs tokenizer='bottleneck', got "

@@ -14,12 +14,14 @@ MIXINGS = ("joint", "per_frame", "per_token")
 BETAS = ("linear", "mlp", "conv")
 
 
-def _check_num_tokens(name: str, num_tokens: int) -> None:
+def check_num_tokens(name: str, num_tokens: int) -> None:
+    """Raises a ValueError for no token; name is the layer's."""
     if num_tokens < 1:
         raise ValueError(f"{name}: num_tokens must be >= 1, got {num_tokens}.")
 
 
-def _check_choice(name: str, argument: str, value: str, choices: tuple) -> None:
+def check_choice(name: str, argument: str, value: str, choices: tuple) -> None:
+    """Raises a ValueError for a value that is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name}: {argument} must be one of {choices}, got {value!r}.")
 
@@ -52,8 +54,8 @@ class TokenLearner(tf_keras.layers.Layer):
 
     def __init__(self, num_tokens: int, pooling: str = "sum", **kwargs):
         super().__init__(**kwargs)
-        _check_num_tokens(self.name, num_tokens)
-        _check_choice(self.name, "pooling", pooling, POOLINGS)
+        check_num_tokens(self.name, num_tokens)
+        check_choice(self.name, "pooling", pooling, POOLINGS)
         self.num_tokens = num_tokens
         self.pooling = pooling
         self.norm = attention.layer_norm("norm")
@@ -101,7 +103,7 @@ class TokenLearnerV11(tf_keras.layers.Layer):
 
     def __init__(self, num_tokens: int, hidden_size: int = 64, **kwargs):
         super().__init__(**kwargs)
-        _check_num_tokens(self.name, num_tokens)
+        check_num_tokens(self.name, num_tokens)
         self.num_tokens = num_tokens
         self.hidden_size = hidden_size
         self.norm = attention.layer_norm("norm")
@@ -154,8 +156,8 @@ class BottleneckTokenLearner(tf_keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_num_tokens(self.name, num_tokens)
-        _check_choice(self.name, "pooling", pooling, POOLINGS)
+        check_num_tokens(self.name, num_tokens)
+        check_choice(self.name, "pooling", pooling, POOLINGS)
         self.num_tokens = num_tokens
         self.pooling = pooling
         self.use_projection = use_projection
@@ -229,8 +231,8 @@ class TokenFuser(tf_keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_choice(self.name, "mixing", mixing, MIXINGS)
-        _check_choice(self.name, "beta", beta, BETAS)
+        check_choice(self.name, "mixing", mixing, MIXINGS)
+        check_choice(self.name, "beta", beta, BETAS)
         self.mixing = mixing
         self.beta_form = beta
         self.use_norm = use_norm

@@ -57,7 +57,7 @@ class GridTokens(tf_keras.layers.Layer):
 
     def __init__(self, num_tokens: int, **kwargs):
         super().__init__(**kwargs)
-        _check_num_tokens(self.name, num_tokens)
+        token_learner.check_num_tokens(self.name, num_tokens)
         self.num_tokens = num_tokens
         self.rows = max(r for r in range(1, num_tokens + 1) if _is_split(num_tokens, r))
 
@@ -90,7 +90,7 @@ class DenseTokens(tf_keras.layers.Layer):
 
     def __init__(self, num_tokens: int, grid: Sequence[int] = (7, 7), **kwargs):
         super().__init__(**kwargs)
-        _check_num_tokens(self.name, num_tokens)
+        token_learner.check_num_tokens(self.name, num_tokens)
         self.num_tokens = num_tokens
         self.grid = tuple(grid)
 
@@ -135,7 +135,7 @@ class PooledTokens(tf_keras.layers.Layer):
 
     def __init__(self, num_tokens: int, **kwargs):
         super().__init__(**kwargs)
-        _check_num_tokens(self.name, num_tokens)
+        token_learner.check_num_tokens(self.name, num_tokens)
         self.num_tokens = num_tokens
 
     def build(self, input_shape) -> None:
@@ -170,11 +170,6 @@ TOKENIZERS = {
     "volume": volume_token_learner.VolumeTokenLearner,
 }
 WITHOUT_MAPS = ("grid", "dense", "pooled")
-
-
-def _check_num_tokens(name: str, num_tokens: int) -> None:
-    if num_tokens < 1:
-        raise ValueError(f"{name}: num_tokens must be >= 1, got {num_tokens}.")
 
 
 def _is_split(num_tokens: int, rows: int) -> bool:

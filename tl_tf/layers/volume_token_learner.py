@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 
-from tl_tf.layers import attention
+from tl_tf.layers import attention, token_learner
 
 
 class VolumeTokenLearner(tf_keras.layers.Layer):
@@ -26,12 +26,11 @@ class VolumeTokenLearner(tf_keras.layers.Layer):
 
     def __init__(self, num_tokens: int, window_frames: int = 1, **kwargs):
         super().__init__(**kwargs)
-        for argument, value in (
-            ("num_tokens", num_tokens),
-            ("window_frames", window_frames),
-        ):
-            if value < 1:
-                raise ValueError(f"{self.name}: {argument} must be >= 1, got {value}.")
+        token_learner.check_num_tokens(self.name, num_tokens)
+        if window_frames < 1:
+            raise ValueError(
+                f"{self.name}: window_frames must be >= 1, got {window_frames}."
+            )
         self.num_tokens = num_tokens
         self.window_frames = window_frames
         self.spatial_scores = tf_keras.layers.Conv2D(
