@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tests import reference
 from tests.contract import check_layer, random_normal
-from tl_tf.layers import vector_attention
+from tl_tf.layers import exponential_kernel, vector_attention
 
 B, N, C = 2, 19, 5  # N is no multiple of CHUNK_SIZE
 SIZES = {"B": B, "N": N, "C": C}
@@ -63,6 +63,104 @@ def test_gradients_are_exact(n, implementation, jit_compile):
     assert_all_close(got, exact_outputs_and_gradients(*tensors), tolerance=2e-5)
 
 
+def draw(distribution, shape, seed):
+    """Values of about unit size."""
+    rng = np.random.default_rng(seed)
+    return {
+        "normal": lambda: rng.standard_normal(shape),
+        "uniform": lambda: rng.uniform(-1, 1, shape),
+        "heavy": lambda: rng.standard_t(3, shape),
+        "clusters": lambda: (
+            rng.choice([-1, 1], shape) + 0.05 * rng.standard_normal(shape)
+        ),
+        "constant": lambda: np.full(shape, 0.7),
+        "zero": lambda: np.zeros(shape),
+    }[distribution]()
+
+
+# One shape for all: every order is compiled once.
+FAST_SHAPE = (2, 157, 3)
+
+
+@pytest.mark.parametrize("largest_logit", [0.1, 4.0, 11.0, 20.0, 60.0, 100.0, 300.0])
+@pytest.mark.parametrize(
+    "distribution", ["normal", "uniform", "heavy", "clusters", "constant", "zero"]
+)
+def test_fast_is_within_its_bound(distribution, largest_logit):
+    q, k = (draw(distribution, FAST_SHAPE, seed) for seed in (1, 2))
+    size = np.abs(q).max(axis=1) * np.abs(k).max(axis=1)  # [B, C]
+    q *= (largest_logit / np.maximum(size, 1e-9))[:, None]
+    tensors = [
+        tf.constant(x, tf.float32) for x in (q, k, draw("normal", FAST_SHAPE, 3))
+    ]
+    got = outputs_and_gradients(*tensors, "fast")
+    want = exact_outputs_and_gradients(*tensors)
+    if distribution in ("constant", "zero"):  # gradients that are 0 but for rounding
+        assert_all_close(got[:1] + got[3:], want[:1] + want[3:], tolerance=1e-5)
+        np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+    else:
+        # Beyond all orders it is the exact implementation, within what float32 gives.
+        assert_all_close(got, want, tolerance=1e-5 if largest_logit <= 100 else 1e-4)
+
+
+@pytest.mark.parametrize(
+    "largest, index", [(5.9, 0), (6.1, 1), (13.5, 2), (30, 3), (103, 4), (np.nan, 4)]
+)
+def test_order_follows_the_largest_logit(largest, index):
+    q = np.zeros([2, 7, 3])
+    k = np.zeros([2, 7, 3])
+    q[1, 4, 2], k[1, 0, 2], k[1, 6, 2] = -largest / 2, -1.0, 3.0  # half a range of 2
+    orders = exponential_kernel.ORDERS[tf.float64]
+    chosen = exponential_kernel.choose_order(tf.constant(q), tf.constant(k), orders)
+    assert len(orders) == 4 and int(chosen) == index
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(tf.float64, 1e-5), (tf.float32, 2e-2)])
+def test_every_order_is_exact_up_to_its_limit(dtype, tolerance):
+    shape = (1, 211, 2)
+    for order in exponential_kernel.ORDERS[dtype]:
+        q, k, v = (
+            draw("clusters", shape, seed).astype(np.float32) for seed in range(3)
+        )
+        half_range = (k.max(axis=1) - k.min(axis=1)) / 2
+        q *= 0.999 * order.limit / (np.abs(q).max(axis=1) * half_range)
+        k -= k.mean(axis=1, keepdims=True)
+        dy = random_normal(*shape, seed=9)
+        v -= v.mean(axis=1, keepdims=True)
+        tensors = [tf.constant(x) for x in (q, k, v)]
+        y, slope, total = vector_attention._attend_by_order(
+            *tensors, order=order, dtype=dtype
+        )
+        dk, dv = vector_attention._gradients_by_order(
+            *tensors, y, total, tf.constant(dy), order=order, dtype=dtype
+        )
+        want = exact_outputs_and_gradients(*tensors)
+        assert_all_close([y, dy * slope, dk, dv], want, tolerance)
+
+
+def test_fast_grows_linearly():
+    shape = [1, 256, 5]
+    q = tf.TensorSpec(shape)
+    graph = (
+        tf.function(outputs_and_gradients).get_concrete_function(q, q, q, "fast").graph
+    )
+    n, c = shape[1:]
+    assert largest_tensor(graph) < n * n * c
+
+
+def test_auto_is_fast_for_many_tokens():
+    n = vector_attention.MIN_FAST_TOKENS
+
+    def calls_of(n):
+        spec = tf.TensorSpec([1, n, 2])
+        attend = tf.function(lambda q: vector_attention.vector_attention(q, q, v=q))
+        operations = attend.get_concrete_function(spec).graph.get_operations()
+        called = [op.get_attr("f").name for op in operations if "Call" in op.type]
+        return any("attend_fast" in name for name in called)
+
+    assert calls_of(n) and not calls_of(n - 1)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -73,18 +171,22 @@ def test_gradients_are_exact(n, implementation, jit_compile):
         lambda q, k, v: (-q, k, v * 0 + 2),  # equal values
     ],
 )
-def test_extreme_inputs_stay_finite_and_exact(change):
+@pytest.mark.parametrize("implementation", ["chunked", "fast"])
+def test_extreme_inputs_stay_finite_and_exact(change, implementation):
     tensors = change(*inputs())
-    got = outputs_and_gradients(*tensors, "chunked")
+    got = outputs_and_gradients(*tensors, implementation)
     want = exact_outputs_and_gradients(*tensors)
     for x, expected in zip(got, want, strict=True):
         limit = 1e-4 * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(x, expected, rtol=0, atol=limit)
 
 
-def test_bfloat16_attends_in_float32():
+@pytest.mark.parametrize("implementation", ["chunked", "fast"])
+def test_bfloat16_attends_in_float32(implementation):
     tensors = [tf.cast(x, tf.bfloat16) for x in inputs()]
-    y = vector_attention.vector_attention(tensors[0], tensors[1], v=tensors[2])
+    y = vector_attention.vector_attention(
+        tensors[0], tensors[1], v=tensors[2], implementation=implementation
+    )
     assert y.dtype == tf.bfloat16
     want = reference.vector_attention(*(tf.cast(x, tf.float32) for x in tensors))
     # As far off as rounding the exact result to 8 bits.
@@ -123,8 +225,8 @@ def test_chunked_gradient_never_holds_n_by_n_by_c():
 
 
 def test_unknown_implementation_is_refused():
-    with pytest.raises(ValueError, match=r"must be one of \('auto', .* got 'fast'"):
-        vector_attention.VectorTransformer("fast")
+    with pytest.raises(ValueError, match=r"must be one of \('auto', .* got 'quick'"):
+        vector_attention.VectorTransformer("quick")
     q, k, v = inputs()
     with pytest.raises(ValueError, match="vector_attention: implementation must be"):
-        vector_attention.vector_attention(q, k, v=v, implementation="fast")
+        vector_attention.vector_attention(q, k, v=v, implementation="quick")

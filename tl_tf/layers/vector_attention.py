@@ -1,24 +1,33 @@
 """Vector attention (Appendix A): one softmax per query and channel.
 
 With equal channel sizes it is, channel by channel, a scalar attention: the logits are
-q_i k_j. All it takes, forward and backward, is sums of exponentials, computed by
-`exponential_sums` without a tensor of N x N x C; a faster way to compute those is a
-faster attention.
+q_i k_j, and an output is a smooth function of its query alone.  `fast` makes use of it:
+docs/VECTOR_ATTENTION.md has the method and its measurements.
 """
+
+import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras
 
-IMPLEMENTATIONS = ("auto", "chunked", "naive")
+from tl_tf.layers import exponential_kernel
+
+IMPLEMENTATIONS = ("auto", "fast", "chunked", "naive")
 
 # Rows in flight at once. 8 to 64 run within 20 % of each other; memory grows with it.
 CHUNK_SIZE = 8
+
+# From how many tokens on `auto` is `fast`: a guess between 64 and 512, not measured.
+MIN_FAST_TOKENS = 128
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
 def vector_attention(
     q: tf.Tensor, k: tf.Tensor, *, v: tf.Tensor, implementation: str = "auto"
 ) -> tf.Tensor:
-    """Attends with one weight per pair of tokens and channel, in float32.
+    """Attends with one weight per pair of tokens and channel, in float32 or better.
 
     Shapes: q [B, N, C], k [B, N, C], v [B, N, C] -> [B, N, C]
     Source: Appendix A, equation 3: y_i = sum_j softmax_j(q_i k_j) v_j, element-wise.
@@ -28,7 +37,10 @@ def vector_attention(
       k: keys.
       v: values.
       implementation: "naive" builds [B, N, N, C]; "chunked" is as exact and holds
-        CHUNK_SIZE / N of that; "auto" is "chunked".
+        CHUNK_SIZE / N of that; "fast" needs O(N) time and memory, is within 1e-5 of
+        the exact result, outputs and gradients, for float32 and as close as bfloat16
+        tells for bfloat16, and is "chunked" where the logits are too large for that;
+        "auto" is "fast" from MIN_FAST_TOKENS tokens on, but "chunked" on a TPU.
     Raises:
       ValueError: implementation is unknown.
     """
@@ -40,47 +52,18 @@ def vector_attention(
     tf.debugging.assert_shapes(
         [(x, ("B", "N", "C")) for x in (q, k, v)], message="vector_attention"
     )
-    attend = _naive if implementation == "naive" else _chunked
-    y = attend(*(tf.cast(x, tf.float32) for x in (q, k, v)))
+    if implementation == "auto":
+        # Within a step that XLA compiles as a whole, as on a TPU, `fast` took minutes
+        # and gigabytes to compile for 512 tokens.
+        is_fast = q.shape[1] >= MIN_FAST_TOKENS
+        is_fast = is_fast and not tf.config.list_logical_devices("TPU")
+        implementation = "fast" if is_fast else "chunked"
+    attend = {"naive": _naive, "chunked": _chunked, "fast": _fast}[implementation]
+    # What float32 tells needs float64 between; what bfloat16 tells, float32.
+    dtype = tf.float64 if q.dtype == tf.float32 else tf.float32
+    inputs = [tf.cast(x, tf.float32) for x in (q, k, v)]
+    y = attend(*inputs, dtype=dtype) if implementation == "fast" else attend(*inputs)
     return tf.cast(y, q.dtype)
-
-
-def exponential_sums(
-    a: tf.Tensor,
-    b: tf.Tensor,
-    *,
-    shift_a: tf.Tensor,
-    shift_b: tf.Tensor,
-    weights: tf.Tensor,
-) -> tf.Tensor:
-    """Sums weights_j exp(a_i b_j - shift_a_i - shift_b_j) over j; G is batch x channel.
-
-    Shapes: a [G, N], b [G, N], shift_a [G, N], shift_b [G, N], weights [G, N, R]
-      -> [G, N, R]
-    """
-    n, r = weights.shape[1:]
-    chunk = min(CHUNK_SIZE, n)
-    padding = -n % chunk
-
-    def rows_of(x):
-        x = tf.pad(x, [[0, 0], [0, padding]])  # padded rows give finite, unused sums
-        x = tf.reshape(x, [-1, (n + padding) // chunk, chunk])
-        return tf.transpose(x, [1, 0, 2])  # [N / chunk, G, chunk]
-
-    def sums_of(rows):
-        a_rows, shift_rows = rows  # [G, chunk]
-        exponents = a_rows[:, :, None] * b[:, None]  # [G, chunk, N]
-        exponents -= shift_rows[:, :, None] + shift_b[:, None]
-        return tf.matmul(tf.exp(exponents), weights)  # [G, chunk, R]
-
-    sums = tf.map_fn(
-        sums_of,
-        (rows_of(a), rows_of(shift_a)),
-        fn_output_signature=tf.TensorSpec([a.shape[0], chunk, r], a.dtype),
-        parallel_iterations=1,  # more would hold more chunks at once
-    )  # [N / chunk, G, chunk, R]
-    sums = tf.transpose(sums, [1, 0, 2, 3])
-    return tf.reshape(sums, [-1, n + padding, r])[:, :n]  # [G, N, R]
 
 
 def _naive(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
@@ -89,62 +72,176 @@ def _naive(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
 
 def _chunked(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-    _, n, c = q.shape
-
-    def channels_first(x):
-        return tf.reshape(tf.transpose(x, [0, 2, 1]), [-1, n])  # [G, N], G = B * C
-
-    y = _attend_per_channel(*(channels_first(x) for x in (q, k, v)))  # [G, N]
-    return tf.transpose(tf.reshape(y, [-1, c, n]), [0, 2, 1])  # [B, N, C]
+    return _with_gradient(_attend_in_chunks, _gradients_in_chunks)(q, k, v)
 
 
-@tf.custom_gradient
-def _attend_per_channel(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor):
-    """Scalar attention for each of G rows; saves O(G N) for the gradient.
+def _fast(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *, dtype: tf.DType) -> tf.Tensor:
+    choice = exponential_kernel.choose_order(q, k, exponential_kernel.ORDERS[dtype])
+    return _with_gradient(
+        functools.partial(_attend_fast, choice=choice, dtype=dtype),
+        functools.partial(_gradients_fast, choice=choice, dtype=dtype),
+    )(q, k, v)
 
-    With p_ij the weights, y_i = E_i[v] and dy the incoming gradient:
-      dq_i = dy_i (E_i[k v] - E_i[k] y_i)
+
+# Compiled even where the step around them is not: their loops over registers are XLA's.
+@tf.function(jit_compile=True, autograph=False)
+def _attend_fast(*tensors, choice, dtype):
+    return _switch(choice, _attend_by_order, _attend_in_chunks, tensors, dtype)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _gradients_fast(*tensors, choice, dtype):
+    return _switch(choice, _gradients_by_order, _gradients_in_chunks, tensors, dtype)
+
+
+def _switch(choice, by_order, in_chunks, tensors, dtype):
+    branches = [
+        functools.partial(by_order, *tensors, order=order, dtype=dtype)
+        for order in exponential_kernel.ORDERS[dtype]
+    ]
+    return tf.switch_case(choice, [*branches, functools.partial(in_chunks, *tensors)])
+
+
+def _with_gradient(attend: Callable, gradients: Callable) -> Callable:
+    """Scalar attention for each channel; saves O(N) for the gradient.
+
+    With p_ij the weights, E_i the mean under them, y_i = E_i[v], and dy the incoming
+    gradient:
+      dq_i = dy_i E_i[(k - E_i[k]) (v - y_i)], of which the forward pass has all but dy
       dk_j = sum_i p_ij dy_i q_i (v_j - y_i)
       dv_j = sum_i p_ij dy_i
-    The forward sums hold all that dq needs; dk and dv take one pass over the transposed
-    weights, p_ij = exp(q_i k_j - lse_i).
+
+    Args:
+      attend: q, k, v [B, N, C] -> y, dq / dy, and what `gradients` needs to know of the
+        sums of exponentials.
+      gradients: q, k, v, y, that, dy [B, N, C] -> dk, dv.
     """
-    # A shift of all keys cancels in the softmax, one of all values only shifts y; when
-    # centred, the differences above lose few digits.
-    k -= tf.reduce_mean(k, axis=1, keepdims=True)
-    v_mean = tf.reduce_mean(v, axis=1, keepdims=True)
-    v -= v_mean
+
+    @tf.custom_gradient
+    def attention(q, k, v):
+        q, k, v = (tf.stop_gradient(x) for x in (q, k, v))  # nothing here is recorded
+        # A shift of all keys cancels in the softmax, one of all values only shifts y:
+        # when centred, differences lose few digits.
+        k -= tf.reduce_mean(k, axis=1, keepdims=True)
+        v_mean = tf.reduce_mean(v, axis=1, keepdims=True)
+        v -= v_mean
+        y, slope, sums = attend(q, k, v)
+
+        def gradient(dy):
+            return dy * slope, *gradients(q, k, v, y, sums, dy)
+
+        return y + v_mean, gradient
+
+    return attention
+
+
+def _attend_in_chunks(
+    q: tf.Tensor, k: tf.Tensor, v: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """-> y, dq / dy and the logarithm of the sum of the exponentials, [B, N, C]."""
     # A query's largest logit is at an extreme of its channel's keys, by its own sign.
-    k_extreme = tf.where(
-        q > 0,
-        tf.reduce_max(k, axis=1, keepdims=True),
-        tf.reduce_min(k, axis=1, keepdims=True),
-    )  # [G, N]
-    max_logit = q * k_extreme
-    sums = exponential_sums(
-        q,
-        k,
-        shift_a=max_logit,
-        shift_b=tf.zeros_like(k),
-        weights=tf.stack([tf.ones_like(v), v, k, k * v], axis=-1),
-    )  # [G, N, 4]
-    total, *moments = tf.unstack(sums, axis=-1)
-    y, k_mean, kv_mean = (moment / total for moment in moments)  # [G, N]
-    lse = max_logit + tf.math.log(total)
+    high, low = (f(k, axis=1, keepdims=True) for f in (tf.reduce_max, tf.reduce_min))
+    max_logit = q * tf.where(q > 0, high, low)
+    k, v = _channels_first(k), _channels_first(v)  # [G, N]
 
-    def gradient(dy):
-        dq = dy * (kv_mean - k_mean * y)
-        sums = exponential_sums(
-            k,
-            q,
-            shift_a=tf.zeros_like(k),
-            shift_b=lse,
-            weights=tf.stack([dy, dy * q, dy * q * y], axis=-1),
-        )  # [G, N, 3]
-        dv, dyq, dyqy = tf.unstack(sums, axis=-1)
-        return dq, v * dyq - dyqy, dv
+    def rows(row_q, row_max):  # [G, chunk]
+        p = tf.exp(
+            row_q[:, :, None] * k[:, None] - row_max[:, :, None]
+        )  # [G, chunk, N]
+        total = tf.reduce_sum(p, axis=2)
+        y, k_mean = (tf.linalg.matvec(p, x) / total for x in (v, k))
+        apart = p * (k[:, None] - k_mean[:, :, None]) * (v[:, None] - y[:, :, None])
+        return y, tf.reduce_sum(apart, axis=2) / total, row_max + tf.math.log(total)
 
-    return y + v_mean, gradient
+    return _map_chunks(rows, [q, max_logit], num_outputs=3)
+
+
+def _gradients_in_chunks(
+    q: tf.Tensor,
+    k: tf.Tensor,
+    v: tf.Tensor,
+    y: tf.Tensor,
+    log_sums: tf.Tensor,
+    dy: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """-> dk, dv [B, N, C]."""
+    q, y, log_sums, dy = (_channels_first(x) for x in (q, y, log_sums, dy))  # [G, N]
+
+    def rows(row_k, row_v):  # [G, chunk]
+        p = tf.exp(row_k[:, :, None] * q[:, None] - log_sums[:, None])  # [G, chunk, N]
+        dk = p * (dy * q)[:, None] * (row_v[:, :, None] - y[:, None])
+        return tf.reduce_sum(dk, axis=2), tf.linalg.matvec(p, dy)
+
+    return _map_chunks(rows, [k, v], num_outputs=2)
+
+
+def _channels_first(x: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(tf.transpose(x, [0, 2, 1]), [-1, x.shape[1]])  # [G, N], G = B C
+
+
+def _map_chunks(
+    function: Callable, tensors: list[tf.Tensor], *, num_outputs: int
+) -> tuple[tf.Tensor, ...]:
+    """Applies function to CHUNK_SIZE tokens of [B, N, C] at a time, as [G, chunk]."""
+    _, n, c = tensors[0].shape
+    chunk = min(CHUNK_SIZE, n)
+    padding = -n % chunk
+
+    def chunks_of(x):
+        x = tf.pad(_channels_first(x), [[0, 0], [0, padding]])  # finite, and cut off
+        x = tf.reshape(x, [-1, (n + padding) // chunk, chunk])
+        return tf.transpose(x, [1, 0, 2])  # [N / chunk, G, chunk]
+
+    chunks = [chunks_of(x) for x in tensors]
+    spec = tf.TensorSpec(chunks[0].shape[1:], chunks[0].dtype)
+    outputs = tf.map_fn(
+        lambda chunk: function(*chunk),
+        chunks,
+        fn_output_signature=(spec,) * num_outputs,
+        parallel_iterations=1,  # more would hold more chunks at once
+    )
+
+    def tokens_of(x):  # [N / chunk, G, chunk]
+        x = tf.reshape(tf.transpose(x, [1, 0, 2]), [-1, c, n + padding])
+        return tf.transpose(x[:, :, :n], [0, 2, 1])  # [B, N, C]
+
+    return tuple(tokens_of(x) for x in outputs)
+
+
+def _attend_by_order(
+    q: tf.Tensor,
+    k: tf.Tensor,
+    v: tf.Tensor,
+    *,
+    order: exponential_kernel.Order,
+    dtype: tf.DType,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """-> y, dq / dy and the kernel's sum over keys, [B, N, C]."""
+    q, k, v = (tf.cast(x, dtype) for x in (q, k, v))
+    kernel = exponential_kernel.ExponentialKernel(q, k, order)
+    total, sum_v, sum_k, sum_kv = kernel.over_keys([tf.ones_like(v), v])
+    y = sum_v / total
+    slope = kernel.half_range * (sum_kv - sum_k * y) / total
+    return tuple(tf.cast(x, tf.float32) for x in (y, slope, total))
+
+
+def _gradients_by_order(
+    q: tf.Tensor,
+    k: tf.Tensor,
+    v: tf.Tensor,
+    y: tf.Tensor,
+    total: tf.Tensor,
+    dy: tf.Tensor,
+    *,
+    order: exponential_kernel.Order,
+    dtype: tf.DType,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """-> dk, dv [B, N, C]."""
+    q, k, v, y, total, dy = (tf.cast(x, dtype) for x in (q, k, v, y, total, dy))
+    kernel = exponential_kernel.ExponentialKernel(q, k, order)
+    weights = dy / total
+    dv, sum_q, sum_qy = kernel.over_queries([weights, weights * y])
+    return tf.cast(v * sum_q - sum_qy, tf.float32), tf.cast(dv, tf.float32)
 
 
 class VectorTransformer(tf_keras.layers.Layer):
