@@ -4,10 +4,14 @@ All functions work eagerly and inside Dataset.map, and draw from the seed they g
 A window is int32 [4]: y, x, height, width in pixels of the stored frame.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 from scipy import special
 
+CACHED_FRAMES = 4  # resized together: few enough to stay in the processor's cache
 BETA_STEPS = 4096  # of the table of a Beta distribution: within 0.001 of it
 
 
@@ -88,18 +92,35 @@ def decode_windows(frames: tf.Tensor, windows: tf.Tensor, *, crop_px: int) -> tf
     y_x, side = windows[:, :2], windows[0, 2]
     corner = tf.reduce_min(y_x, axis=0)  # [2]
     cover = tf.concat([corner, tf.reduce_max(y_x, axis=0) - corner + side], axis=0)
-    pixels = tf.stack(  # unrolled: 8 % faster than a loop in the graph
-        [
-            tf.image.decode_and_crop_jpeg(frame, cover, channels=3)
-            for frame in tf.unstack(frames, num_frames)
+    cuts = [tf.unstack(row) for row in tf.unstack(y_x - corner, num_windows)]
+    pixels = [  # unrolled: 8 % faster than a loop in the graph
+        tf.image.decode_and_crop_jpeg(frame, cover, channels=3)
+        for frame in tf.unstack(frames, num_frames)
+    ]  # of each frame [cover height, cover width, 3]
+
+    def views(resize: Callable[[tf.Tensor], tf.Tensor], at_once: int) -> tf.Tensor:
+        """Resizes so many frames at once.  -> uint8 [R·T, crop_px, crop_px, 3]"""
+        parts = [
+            tf.stack(pixels[i : i + at_once]) for i in range(0, num_frames, at_once)
         ]
-    )  # [T, cover height, cover width, 3]
-    if num_windows == 1:
-        return _resize(pixels, side, crop_px)[tf.newaxis]  # [1, T, crop_px, crop_px, 3]
-    views = []
-    for y, x in (tf.unstack(row) for row in tf.unstack(y_x - corner, num_windows)):
-        views.append(_resize(pixels[:, y : y + side, x : x + side], side, crop_px))
-    return tf.stack(views)  # [R, T, crop_px, crop_px, 3]
+        if num_windows == 1:
+            return tf.concat([resize(part) for part in parts], axis=0)
+        return tf.concat(
+            [resize(p[:, y : y + side, x : x + side]) for y, x in cuts for p in parts],
+            axis=0,
+        )
+
+    # Bilinear reads every source pixel down to half the side; the antialiased resize,
+    # three times slower, is for what lies below.
+    resize = partial(_resize, crop_px=crop_px)
+    found = tf.case(
+        [
+            (tf.equal(side, crop_px), lambda: views(tf.identity, num_frames)),
+            (side <= 2 * crop_px, lambda: views(resize, CACHED_FRAMES)),
+        ],
+        default=lambda: views(partial(resize, antialias=True), num_frames),
+    )
+    return tf.reshape(found, [num_windows, num_frames, crop_px, crop_px, 3])
 
 
 def random_flip(clip: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
@@ -236,20 +257,18 @@ def _window_side(
     return tf.clip_by_value(tf.cast(tf.round(side), tf.int32), 1, short)
 
 
-def _resize(pixels: tf.Tensor, side: tf.Tensor, crop_px: int) -> tf.Tensor:
+def _resize(pixels: tf.Tensor, *, crop_px: int, antialias: bool = False) -> tf.Tensor:
     """uint8 [T, side, side, 3] -> uint8 [T, crop_px, crop_px, 3]."""
-
-    def bilinear(antialias: bool) -> tf.Tensor:
-        resized = tf.image.resize(pixels, [crop_px, crop_px], antialias=antialias)
+    pixels, size = tf.cast(pixels, tf.float32), [crop_px, crop_px]
+    if antialias:
+        resized = tf.image.resize(pixels, size, antialias=True)
         return tf.cast(resized + 0.5, tf.uint8)
-
-    # Bilinear reads every source pixel down to half the side; the antialiased resize,
-    # three times slower, is for what lies below.
-    resized = tf.case(
-        [
-            (tf.equal(side, crop_px), lambda: pixels),
-            (side <= 2 * crop_px, lambda: bilinear(antialias=False)),
-        ],
-        default=lambda: bilinear(antialias=True),
+    # Cast before, and rounded in one pass after, it takes two thirds of the time.
+    rounded = tf.raw_ops.QuantizeV2(
+        input=tf.image.resize(pixels, size),
+        min_range=0.0,
+        max_range=255.0,
+        T=tf.quint8,
+        mode="SCALED",
     )
-    return tf.ensure_shape(resized, [pixels.shape[0], crop_px, crop_px, 3])
+    return tf.bitcast(rounded.output, tf.uint8)

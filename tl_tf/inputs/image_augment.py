@@ -127,8 +127,19 @@ def resize(
     """Bilinear, aspect not kept.  uint8 [h, w, 3] -> uint8 [*size, 3]."""
     if isinstance(size, tuple) and pixels.shape[:2] == size:
         return pixels
-    resized = tf.image.resize(pixels, size, antialias=antialias)
-    return tf.cast(resized + 0.5, tf.uint8)
+    pixels = tf.cast(pixels, tf.float32)
+    if antialias:
+        resized = tf.image.resize(pixels, size, antialias=True)
+        return tf.cast(resized + 0.5, tf.uint8)
+    # Cast before, and rounded in one pass after, it takes two thirds of the time.
+    rounded = tf.raw_ops.QuantizeV2(
+        input=tf.image.resize(pixels, size),
+        min_range=0.0,
+        max_range=255.0,
+        T=tf.quint8,
+        mode="SCALED",
+    )
+    return tf.bitcast(rounded.output, tf.uint8)
 
 
 def resize_short_side(
