@@ -203,6 +203,45 @@ def test_adamw_by_hand(decay):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "keras, options",
+    [
+        (tf_keras.optimizers.SGD, {"kind": "momentum", "momentum": 0.7}),
+        (
+            tf_keras.optimizers.SGD,
+            {"kind": "momentum", "momentum": 0.8, "nesterov": True},
+        ),
+        (
+            tf_keras.optimizers.AdamW,
+            {"kind": "adamw", "weight_decay": 0.2, "epsilon": 1e-6},
+        ),
+    ],
+)
+def test_updates_and_checkpoints_are_those_of_keras(keras, options, tmp_path):
+    random = np.random.default_rng(6)
+    start = random.normal(size=(3, 5)).astype(np.float32)
+    schedule = tf_keras.optimizers.schedules.PolynomialDecay(0.3, 9)
+    ours = optim.build_optimizer(schedule, **options)
+    options = {name: value for name, value in options.items() if name != "kind"}
+    theirs = keras(schedule, **options)
+    pairs = [(optimizer, tf.Variable(start)) for optimizer in (ours, theirs)]
+    for _ in range(4):
+        gradient = tf.constant(random.normal(size=(3, 5)), tf.float32)
+        for optimizer, variable in pairs:
+            optimizer.apply_gradients([(gradient, variable)])
+    # Keras takes 1 - beta_2 of AdamW in double precision, and its power in single.
+    np.testing.assert_allclose(pairs[0][1], pairs[1][1], rtol=0, atol=1e-5)
+    keys = [
+        sorted(
+            tf.train.load_checkpoint(
+                tf.train.Checkpoint(optimizer=optimizer).save(tmp_path / name)
+            ).get_variable_to_shape_map()
+        )
+        for name, (optimizer, _) in zip("ab", pairs, strict=True)
+    ]
+    assert keys[0] == keys[1]
+
+
 class Decayed(tf_keras.layers.Layer):
     """One of each kind of weight, in layers and as the layer's own."""
 

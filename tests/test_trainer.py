@@ -68,12 +68,29 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm():
     np.testing.assert_allclose(kernel(loop), expected, rtol=1e-5)
 
 
-def test_accumulation_changes_nothing():
-    whole, parts = make(), make(accumulation_steps=3)
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_accumulation_changes_nothing(jit_compile):
+    whole, parts = make(), make(accumulation_steps=3, jit_compile=jit_compile)
     whole_output = whole.train(tf.constant(4))
     parts_output = parts.train(tf.constant(4))
     np.testing.assert_allclose(kernel(parts), kernel(whole), rtol=1e-5)
     assert parts_output["train/loss"] == pytest.approx(whole_output["train/loss"])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_each_micro_batch_has_a_seed_of_its_own(monkeypatch, jit_compile):
+    monkeypatch.setattr(tf.random, "fold_in", lambda seed, data: seed)
+
+    def mix(pixels, labels, *, seed):  # what is above the run's own bits
+        return pixels, labels * tf.cast(1 + seed[0] // 2**24, tf.float32)
+
+    loop = make(mix=mix, accumulation_steps=3, jit_compile=jit_compile)
+    start = kernel(loop)
+    batch = next(iter(toy_model.batches(6)))
+    loop.train(tf.constant(1))
+    scales = np.array([1, 1, 2, 2, 3, 3], np.float32)[:, np.newaxis]
+    gradient = gradient_by_hand({**batch, "labels": batch["labels"] * scales}, start)
+    np.testing.assert_allclose(kernel(loop), start - 0.5 * gradient, rtol=1e-5)
 
 
 def test_two_replicas_equal_one():

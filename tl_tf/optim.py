@@ -216,7 +216,7 @@ def build_optimizer(
         "jit_compile": False,  # the train step decides
     }
     if kind == "momentum":
-        optimizer = tf_keras.optimizers.SGD(
+        optimizer = _Momentum(
             learning_rate,
             momentum=momentum,
             nesterov=nesterov,
@@ -224,7 +224,7 @@ def build_optimizer(
             **shared,
         )
     else:
-        optimizer = tf_keras.optimizers.AdamW(
+        optimizer = _AdamW(
             learning_rate,
             beta_1=beta_1,
             beta_2=beta_2,
@@ -234,6 +234,46 @@ def build_optimizer(
         )
     optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     return optimizer
+
+
+class _Momentum(tf_keras.optimizers.SGD):
+    """Keras', with one operation a variable for eight: a short graph starts sooner.
+
+    It is also one pass over memory.
+    """
+
+    def update_step(self, gradient, variable):
+        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=momentum.handle,
+            lr=tf.cast(self.learning_rate, variable.dtype),
+            grad=gradient,
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+
+class _AdamW(tf_keras.optimizers.AdamW):
+    """Keras', with one operation a variable, as `_Momentum`."""
+
+    def update_step(self, gradient, variable):
+        index = self._index_dict[self._var_key(variable)]
+        dtype = variable.dtype
+        step = tf.cast(self.iterations + 1, dtype)
+        beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].handle,
+            v=self._velocities[index].handle,
+            beta1_power=tf.pow(beta_1, step),
+            beta2_power=tf.pow(beta_2, step),
+            lr=tf.cast(self.learning_rate, dtype),
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.cast(self.epsilon, dtype),
+            grad=gradient,
+        )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import tf_keras
 
 from tl_tf import losses, runtime
 from tl_tf.inputs import augment
+from tl_tf.layers import recompute
 
 MIX_DRAW = 1 << 20  # of a step's seed; models fold in smaller numbers
 
@@ -84,10 +85,13 @@ class Trainer(orbit.AbstractTrainer):
                 f" {replicas} replicas x {accumulation_steps} accumulation"
                 " steps. Change train.batch_size or train.accumulation_steps."
             )
+        self._is_compiled = jit_compile
         self._gradients = self._compute_gradients
         if jit_compile:  # else no function of its own: synchronized norms need that
-            self._gradients = tf.function(self._compute_gradients, jit_compile=True)
-        self._step = tf.function(self._distributed_step)
+            self._gradients = tf.function(
+                self._compute_gradients, jit_compile=True, autograph=False
+            )
+        self._step = tf.function(self._distributed_step, autograph=False)
 
     def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
         """Runs `num_steps` steps; reads nothing back from the devices before the last.
@@ -160,26 +164,48 @@ class Trainer(orbit.AbstractTrainer):
         return loss, norm
 
     def _compute_gradients(self, pixels, labels, seed):
-        variables = self.model.trainable_variables
         parts = self._accumulation_steps
-        scale = 1.0 / (parts * self._strategy.num_replicas_in_sync)
-        total, sums = 0.0, [0.0] * len(variables)
-        micro_batches = zip(
-            tf.split(pixels, parts), tf.split(labels, parts), strict=True
-        )
-        for index, (some_pixels, some_labels) in enumerate(micro_batches):
-            part_seed = seed + [index << 24, 0]
-            inputs = augment.normalize(some_pixels, self.model.compute_dtype)
-            if self._mix is not None:
-                mix_seed = tf.random.fold_in(part_seed, MIX_DRAW)
-                inputs, some_labels = self._mix(inputs, some_labels, seed=mix_seed)
-            with tf.GradientTape() as tape:
-                logits, _ = self.model(inputs, training=True, seed=part_seed)
-                loss = tf.reduce_mean(self._loss(logits, some_labels)) * scale
-            gradients = tape.gradient(loss, variables)
+        if parts == 1:
+            return self._part_gradients(pixels, labels, seed)
+        pixels, labels = (
+            tf.reshape(x, [parts, -1, *x.shape[1:]]) for x in (pixels, labels)
+        )  # [parts, B / parts, ...]
+
+        def add(index, total, sums):
+            part_seed = seed + tf.stack([index * 2**24, 0])
+            # Not before the last part is done, or both would be in memory.
+            done = tf.add_n([tf.reshape(s, [-1])[0] for s in sums])
+            loss, gradients = self._part_gradients(
+                pixels[index], labels[index], part_seed, after=done
+            )
             sums = [s + g for s, g in zip(sums, gradients, strict=True)]
-            total += loss
-        return total, sums
+            return index + 1, total + loss, sums
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in self.model.trainable_variables]
+        state = (tf.constant(0), tf.constant(0.0), zeros)
+        if self._is_compiled:  # once, not once a part
+            state = tf.while_loop(
+                lambda *state: state[0] < parts, add, state, maximum_iterations=parts
+            )
+        else:  # within a loop, synchronized norms could not talk
+            for _ in range(parts):
+                state = add(*state)
+        return state[1:]
+
+    def _part_gradients(self, pixels, labels, seed, *, after=None):
+        """-> this part's share of the loss, and the gradients of that."""
+        variables = self.model.trainable_variables
+        inputs = augment.normalize(pixels, self.model.compute_dtype)
+        if after is not None:
+            inputs = recompute.after(inputs, tf.cast(after, inputs.dtype))
+        if self._mix is not None:
+            mix_seed = tf.random.fold_in(seed, MIX_DRAW)
+            inputs, labels = self._mix(inputs, labels, seed=mix_seed)
+        scale = 1.0 / (self._accumulation_steps * self._strategy.num_replicas_in_sync)
+        with tf.GradientTape() as tape:
+            logits, _ = self.model(inputs, training=True, seed=seed)
+            loss = tf.reduce_mean(self._loss(logits, labels)) * scale
+        return loss, tape.gradient(loss, variables)
 
     def _distributed_step(self, replica_batches):
         loss, norm = self._strategy.run(

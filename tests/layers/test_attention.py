@@ -191,3 +191,64 @@ def test_both_branches_of_a_block_draw_for_themselves():
             if (error < 1e-4).any():
                 found.add((keeps_attention, keeps_mlp))
     assert len(found) == 4
+
+
+# More scores than are held whole: the queries come in three chunks.
+@pytest.fixture
+def in_chunks(monkeypatch):
+    monkeypatch.setattr(attention, "WHOLE_SCORES", L * M - 1)
+    monkeypatch.setattr(attention, "CHUNK_QUERIES", 2)
+
+
+def heads_of(length, *, size, seed):
+    return tf.constant(random_normal(B, length, HEADS, size, seed=seed))
+
+
+def gradients_of(*inputs, jit_compile=False, **options):
+    @tf.function(jit_compile=jit_compile)
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = attention.attend(*inputs, **options)
+            loss = tf.reduce_sum(y * random_normal(*y.shape, seed=9))
+        return y, *tape.gradient(loss, inputs)
+
+    return run()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("scale", [None, 0.4])
+def test_chunks_attend_as_the_whole(request, jit_compile, scale):
+    inputs = [heads_of(length, size=4, seed=i) for i, length in enumerate([L, M])]
+    inputs.append(heads_of(M, size=3, seed=2))
+    want = gradients_of(*inputs, scale=scale)
+    request.getfixturevalue("in_chunks")
+    got = gradients_of(*inputs, scale=scale, jit_compile=jit_compile)
+    for g, w in zip(got, want, strict=True):
+        assert_close(g, w.numpy())
+
+
+def test_chunks_are_the_layers_as_well(in_chunks):
+    x, y = random_normal(B, L, C), random_normal(B, M, C, seed=1)
+    layer = built(attention.Attention(HEADS), x, y)
+    assert_close(layer(x, y), attend(layer, x, y))
+
+
+def test_chunks_drop_by_the_seed_in_both_passes(in_chunks):
+    """A gradient by differences, which another draw in the backward pass would miss."""
+    q, k, v = (heads_of(n, size=4, seed=i) for i, n in enumerate([L, M, M]))
+    options = {"dropout_rate": 0.5, "seed": SEED}
+    y, dq, _, dv = gradients_of(q, k, v, **options)
+    np.testing.assert_array_equal(y, gradients_of(q, k, v, **options)[0])
+    other = attention.attend(q, k, v, dropout_rate=0.5, seed=SEED + 1)
+    assert (y.numpy() != other.numpy()).any()
+    for place, (x, dx) in enumerate(zip((q, v), (dq, dv), strict=True)):
+        step = 1e-2 * random_normal(*x.shape, seed=5)
+        ends = []
+        for sign in (-1, 1):
+            inputs = [q, k, v]
+            inputs[2 * place] = x + sign * step
+            end = attention.attend(*inputs, **options)
+            ends.append(np.sum(end * random_normal(*end.shape, seed=9)))
+        want = (ends[1] - ends[0]) / 2
+        np.testing.assert_allclose(np.sum(dx * step), want, rtol=2e-2)

@@ -4,10 +4,17 @@ Softmax runs in float32 at least, and so do, in Keras, the statistics of LayerNo
 All dropout is stateless: the caller hands a seed over.
 """
 
+import functools
+import math
+
 import tensorflow as tf
 import tf_keras
 
+from tl_tf.layers import recompute
+
 LAYER_NORM_EPSILON = 1e-6  # the authors' code (Flax default); Keras has 1e-3
+WHOLE_SCORES = 2048**2  # of a head: up to here they are held whole
+CHUNK_QUERIES = 512  # at once, beyond
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
@@ -114,6 +121,61 @@ class Mlp(tf_keras.layers.Layer):
         }
 
 
+def attend(
+    q: tf.Tensor,
+    k: tf.Tensor,
+    v: tf.Tensor,
+    *,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """The softmax attention of each head's queries over its keys.
+
+    Beyond WHOLE_SCORES the queries come in chunks, one chunk after the other, and the
+    backward pass computes the weights of each anew: [A, L, M] are never held, at the
+    price of a second product of queries and keys.
+
+    Shapes: q [B, L, A, D], k [B, M, A, D], v [B, M, A, E] -> [B, L, A, E]
+    Source: ViT, arXiv 2010.11929, Appendix A; in chunks, "Self-attention Does Not Need
+      O(n^2) Memory", arXiv 2112.05682, which chunks the keys as well.
+    Args:
+      q: scaled, unless `scale` is given.
+      k: the keys.
+      v: the values.
+      scale: of the scores.
+      dropout_rate: of the weights, in [0, 1); each chunk has draws of its own.
+      seed: int32 [2]; needed unless the rate is 0.
+
+    Raises:
+      ValueError: the seed is missing.
+    """
+    q, k, v = (tf.transpose(x, [0, 2, 1, 3]) for x in (q, k, v))  # [B, A, L|M, D]
+
+    def attend_whole(q, k, v, seed):
+        scores = at_least_float32(tf.matmul(q, k, transpose_b=True))  # [B, A, L, M]
+        weights = tf.nn.softmax(scores if scale is None else scores * scale)
+        weights = tf.cast(weights, v.dtype)  # sums to 1 over M
+        weights = dropout(weights, dropout_rate, training=True, seed=seed, draw=0)
+        return tf.matmul(weights, v)  # [B, A, L, E]
+
+    length = q.shape[2]
+    if length * k.shape[2] <= WHOLE_SCORES:
+        y = attend_whole(q, k, v, seed)
+    else:
+        count = math.ceil(length / CHUNK_QUERIES)
+        sizes = [(length + i) // count for i in range(count)]
+        done = []
+        for i, some in enumerate(tf.split(q, sizes, axis=2)):
+            if done:
+                some = recompute.after(some, done[-1])
+            some_seed = None if seed is None else tf.random.fold_in(seed, i)
+            run = functools.partial(attend_whole, seed=some_seed)
+            done.append(tf.recompute_grad(run)(some, k, v))
+        y = tf.concat(done, axis=2)  # [B, A, L, E]
+    return tf.transpose(y, [0, 2, 1, 3])  # [B, L, A, E]
+
+
 class Attention(tf_keras.layers.Layer):
     """Multi-head attention of queries x over the tokens y; y is x in self-attention.
 
@@ -169,16 +231,8 @@ class Attention(tf_keras.layers.Layer):
         y = tf.cast(y, x.dtype)  # a Keras policy casts the first argument only
         q, k, v = self.query(x), self.key(y), self.value(y)  # [B, L|M, A, D]
         q *= q.shape[-1] ** -0.5
-        scores = tf.einsum("blad,bmad->balm", q, k)  # [B, A, L, M]
-        weights = tf.nn.softmax(at_least_float32(scores))  # sums to 1 over M
-        weights = dropout(
-            tf.cast(weights, v.dtype),
-            self.dropout_rate,
-            training=training,
-            seed=seed,
-            draw=0,
-        )
-        return self.out(tf.einsum("balm,bmad->blad", weights, v))  # [B, L, C]
+        rate = self.dropout_rate if training else 0.0
+        return self.out(attend(q, k, v, dropout_rate=rate, seed=seed))  # [B, L, C]
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

@@ -69,10 +69,7 @@ class Mhsa(tf_keras.layers.Layer):
             return tf.reshape(y, [-1, n, self.num_heads, y.shape[-1] // self.num_heads])
 
         q, k, v = (heads(f(x)) for f in (self.query, self.key, self.value))
-        scores = tf.einsum("bnad,bmad->banm", q, k)  # [B, A, N, N]
-        scores = attention.at_least_float32(scores) * KEY_SIZE**-0.5
-        weights = tf.nn.softmax(scores)  # sums to 1 over the last N
-        y = tf.einsum("banm,bmad->bnad", tf.cast(weights, v.dtype), v)
+        y = attention.attend(q, k, v, scale=KEY_SIZE**-0.5)  # [B, N, A, C / A]
         return tf.reshape(y, [-1, n, c])  # [B, N, C]
 
     def get_config(self) -> dict:

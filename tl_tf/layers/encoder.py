@@ -11,6 +11,7 @@ from tl_tf.layers import (
     attention,
     embedding,
     nested_tokens,
+    recompute,
     token_learner,
 )
 
@@ -68,6 +69,7 @@ class Options:
     drop_path_rate: float
     nested_dropout: bool
     used_tokens: int | None
+    recompute: bool
     window_slices: int = 1
 
     def __post_init__(self):
@@ -213,6 +215,7 @@ class Encoder(tf_keras.Model):
         self.windows_attended = slices_attended // options.window_slices
         self.nested_dropout = options.nested_dropout
         self.used_tokens = options.used_tokens
+        self.recompute = options.recompute
         self.num_kept = num_kept
         self.head = options.head
         self.dropout_rate = options.dropout_rate
@@ -284,7 +287,10 @@ class Encoder(tf_keras.Model):
                 x = self._join(kept, y)  # [B, T * S, C]
                 if training and self.nested_dropout:
                     x = self._drop_tokens(x, seed)  # [B, T * S, C]
-            x = block(x, training=training, seed=block_seed)
+            if training and self.recompute:
+                x = recompute.call(block, x, seed=block_seed)
+            else:
+                x = block(x, training=training, seed=block_seed)
             endpoints[f"block_{i}"] = x
             if str(i) in self.restorers:
                 kept, y = self._split(x)  # [B * T, S, C]

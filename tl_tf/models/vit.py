@@ -97,6 +97,7 @@ def build_vit(
     drop_path_rate: float = 0.0,
     nested_dropout: bool = False,
     used_tokens: int | None = None,
+    recompute: bool = False,
 ) -> ViT:
     """Builds a ViT, with or without TokenLearner.
 
@@ -139,6 +140,8 @@ def build_vit(
         tokens, so that used_tokens may be lowered later (beyond the paper; with restore
         "none", heads "gap" and "gmp").
       used_tokens: learned tokens in inference, a divisor of num_tokens; None for all.
+      recompute: in training each block keeps its input alone for the backward pass,
+        which computes the rest anew: less memory, a third more work.
 
     Raises:
       ValueError: an argument is out of range; names the binding to change.
@@ -167,6 +170,7 @@ def build_vit(
         drop_path_rate=drop_path_rate,
         nested_dropout=nested_dropout,
         used_tokens=used_tokens,
+        recompute=recompute,
     )
     image_size, patch_size, grid = options.grid_of(image_px, patch_px)
     _check_pools(options, pool_before_blocks, pool_grids, grid=grid)

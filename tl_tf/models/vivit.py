@@ -150,6 +150,7 @@ def build_vivit(
     drop_path_rate: float = 0.0,
     nested_dropout: bool = False,
     used_tokens: int | None = None,
+    recompute: bool = False,
     window_slices: int = 1,
 ) -> ViViT:
     """Builds a ViViT, with or without TokenLearner.
@@ -194,6 +195,8 @@ def build_vivit(
         tokens, so that used_tokens may be lowered later (beyond the paper; with restore
         "none", heads "gap" and "gmp").
       used_tokens: learned tokens in inference, a divisor of num_tokens; None for all.
+      recompute: in training each block keeps its input alone for the backward pass,
+        which computes the rest anew: less memory, a third more work.
       window_slices: slices that TokenLearner v1.1 pools together into S tokens (beyond
         the paper); a divisor of their number.
 
@@ -224,6 +227,7 @@ def build_vivit(
         drop_path_rate=drop_path_rate,
         nested_dropout=nested_dropout,
         used_tokens=used_tokens,
+        recompute=recompute,
         window_slices=window_slices,
     )
     image_size, patch_size, grid = options.grid_of(image_px, patch_px)

@@ -10,6 +10,7 @@ from tl_tf.layers import (
     bottleneck,
     conv2plus1d,
     nested_tokens,
+    recompute,
     token_learner,
     tokenizers,
 )
@@ -74,10 +75,12 @@ class X2Plus1D(tf_keras.Model):
         use_early_pooling: bool,
         batch_norm: str,
         dropout_rate: float,
+        recompute: bool,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_frames = num_frames
+        self.recompute = recompute
         self.use_early_pooling = use_early_pooling
         self.dropout_rate = dropout_rate
 
@@ -157,7 +160,10 @@ class X2Plus1D(tf_keras.Model):
             for j, block in enumerate(blocks):
                 # Of the blocks with a module, which are of one stage.
                 block_seed = None if seed is None else tf.random.fold_in(seed, j)
-                x, inside = block(x, training=training, seed=block_seed)
+                if training and self.recompute:
+                    x, inside = recompute.call(block, x, seed=block_seed)
+                else:
+                    x, inside = block(x, training=training, seed=block_seed)
                 endpoints[f"{stage}/block_{j}"] = x
                 for name, tensor in inside.items():
                     endpoints[f"{stage}/block_{j}/{name}"] = tensor
@@ -220,6 +226,7 @@ def build_x2p1d(
     use_early_pooling: bool = False,
     batch_norm: str = "local",
     dropout_rate: float = 0.5,
+    recompute: bool = False,
 ) -> X2Plus1D:
     """Builds X(2+1)D-M, a version of Tables XI to XIV, or a smaller one of either.
 
@@ -262,6 +269,8 @@ def build_x2p1d(
       batch_norm: "local", "sync" (statistics over all replicas) or "frozen" (for
         fine-tuning: from scratch, the blocks would stay at their shortcuts).
       dropout_rate: before the classifier, in [0, 1). X3D's 0.5; the paper names none.
+      recompute: in training each block keeps its input alone for the backward pass,
+        which computes the rest anew: less memory, a third more work.
     Raises:
       ValueError: an argument is out of range; names the binding to change.
     """
@@ -391,6 +400,7 @@ def build_x2p1d(
         use_early_pooling=use_early_pooling,
         batch_norm=batch_norm,
         dropout_rate=dropout_rate,
+        recompute=recompute,
         name="x2p1d",
     )
     model.build([None, num_frames, 32, 32, 3])  # any H and W make the same variables

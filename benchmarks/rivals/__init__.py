@@ -1,0 +1,1 @@
+"""The same models as a user would write them with other libraries."""
