@@ -1,8 +1,9 @@
-"""Trains, evaluates and inspects a recipe.
+"""Trains, evaluates, inspects and profiles a recipe.
 
   python run.py --gin_file=gin/quickstart.gin
   python run.py --gin_file=gin/charades_x21d_tl.gin --tpu=NAME --data_dir=DIR
   python run.py --gin_file=gin/charades_x21d_tl.gin --mode=inspect
+  python run.py --gin_file=gin/charades_x21d_tl.gin --mode=profile --data_dir=DIR
 
 Mistakes in flags, gin files and addresses are answered before TensorFlow is imported.
 """
@@ -15,7 +16,15 @@ from absl import app, flags
 
 from tl_tf import config, startup
 
-MODES = ("train", "eval", "train_and_eval", "fewshot", "save_npz", "inspect")
+MODES = (
+    "train",
+    "eval",
+    "train_and_eval",
+    "fewshot",
+    "save_npz",
+    "inspect",
+    "profile",
+)
 
 _MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -43,10 +52,10 @@ def main(argv: list[str]) -> None:
         config.check(_GIN_FILE.value, _GIN_BINDINGS.value)
         if _TPU.value is not None:
             startup.probe_tpu(_TPU.value)
-        startup.quiet_tensorflow()
-        from tl_tf import experiment  # only now: it takes seconds
+        with startup.quick_imports(finds_tpu=_TPU.value is not None):
+            from tl_tf import experiment  # only now: it takes seconds
 
-        config.load(_GIN_FILE.value, _GIN_BINDINGS.value)
+            config.load(_GIN_FILE.value, _GIN_BINDINGS.value)
         experiment.run(
             _MODE.value,
             model_dir=Path(

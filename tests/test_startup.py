@@ -1,3 +1,4 @@
+import gc
 import os
 import socket
 import subprocess
@@ -89,3 +90,39 @@ def test_names_pass(address):
 def test_other_forms_are_refused(address):
     with pytest.raises(ValueError, match="wanted a TPU's name"):
         startup.probe_tpu(address)
+
+
+def test_imports_are_quick_and_leave_no_trace(monkeypatch):
+    monkeypatch.setattr(startup, "_UNUSED", ("wave", "no_such_module"))
+    sys.modules.pop("wave", None)
+    try:
+        with startup.quick_imports():
+            assert not gc.isenabled()
+            import wave  # hidden from TensorFlow alone
+        assert gc.isenabled()
+        assert wave is sys.modules["wave"]
+        assert "no_such_module" not in sys.modules
+    finally:
+        gc.unfreeze()
+
+
+def test_starting_imports_no_more_than_it_needs():
+    program = (
+        "import sys\n"
+        "from tl_tf import startup\n"
+        "with startup.quick_imports():\n"
+        "    from tl_tf import experiment\n"
+        "    from tl_tf.inputs import image, video\n"
+        "    from tl_tf.models import vit, vivit, x2p1d\n"
+        "print(*sorted(name for name in sys.modules if '.' not in name))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert not done.stderr
+    imported = set(done.stdout.split())
+    assert {"tensorflow", "tf_keras"} < imported
+    assert not imported & {
+        *("jax", "pandas", "googleapiclient", "matplotlib", "keras", "official", "av"),
+        *("tensorflow_datasets", "apache_beam", "torch"),
+    }

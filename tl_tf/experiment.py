@@ -18,6 +18,7 @@ from tl_tf import (
     losses,
     memory,
     optim,
+    profiling,
     report,
     runtime,
     scores,
@@ -32,6 +33,7 @@ L2_REGS = (2.0**-6, 2.0**-2, 2.0**2, 2.0**6, 2.0**9, 2.0**10)
 COLOR_DRAW = 1  # folded into the seed with which examples are mixed
 
 
+@tf.autograph.experimental.do_not_convert  # no graph here needs the seconds it takes
 def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
     """Does what `run.py --mode` names; gin must have been loaded.
 
@@ -102,6 +104,8 @@ def train(
 ) -> None:
     """Trains to `total_steps`, going on from the newest checkpoint if there is one.
 
+    In the mode "profile" it only says what limits such a training, and learns nothing.
+
     Args:
       session: mode, folders and devices.
       build_model: a function of the number of classes, as @build_x2p1d.
@@ -150,13 +154,16 @@ def train(
         rate_batch=learning_rate_batch or batch_size,
         batch_size=batch_size,
     )
-    schedule = optim.build_schedule(rate, total_steps)
+    is_profile = session.mode == "profile"
+    schedule = (
+        sessions.NEVER_USED if is_profile else optim.build_schedule(rate, total_steps)
+    )
     model, optimizer = sessions.build(
         session, build_model, schedule, len(data.classes), seed
     )
     if jit_compile:
         _check_compilable(model, strategy)
-    if not session.has_checkpoint:
+    if not session.has_checkpoint and not is_profile:
         sessions.warm_start(model)
     iterator = iter(data.batches)
     loss = losses.build_loss()
@@ -191,6 +198,9 @@ def train(
             )
     session.check_config()
     sessions.say_data(data, session)
+    if is_profile:
+        _profile(session, loop, data)
+        return
     step = optimizer.iterations
     with sessions.orbit_lines(session):
         controller = orbit.Controller(
@@ -468,6 +478,18 @@ def inspect(
     """
     model = build_model(num_classes)
     return model, cost.count(model, (1, *input_shape)), (num_clips, num_crops)
+
+
+def _profile(
+    session: sessions.Session, loop: trainer.Trainer, data: split.Split
+) -> None:
+    """Says what limits the training that `loop` would run."""
+    try:
+        found = profiling.profile(loop, session.strategy)
+    except tf.errors.OpError as error:
+        raise ValueError(data.explain(error)) from error
+    if session.is_chief:
+        report.write_profile(session.model_dir, found, noun=data.noun)
 
 
 def _milestones(step: int, total_steps: int, every: int | None) -> list[int]:

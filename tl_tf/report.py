@@ -15,7 +15,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import config, cost, metrics, scores, visualize
+from tl_tf import config, cost, metrics, profiling, scores, visualize
 from tl_tf.inputs import split
 
 SHOWN_EXAMPLES = 2
@@ -285,6 +285,37 @@ def write_fewshot(
             for n, value in zip(shots, values, strict=True):
                 tf.summary.scalar(f"fewshot/{name}_{n}", value)
     writer.close()
+    return path
+
+
+def write_profile(model_dir: Path, found: profiling.Profile, *, noun: str) -> Path:
+    """Says in a line what limits training, and writes `results/profile.json`.
+
+    Args:
+      model_dir: folder of the run.
+      found: the measurements.
+      noun: what an example is.
+    """
+    result = {
+        "limit": found.limit,
+        **dataclasses.asdict(found),
+        "noun": noun,
+        "config_checksum": config.checksum(),
+        "git_revision": git_revision(),
+    }
+    folder = model_dir / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "profile.json"
+    text = json.dumps(result, indent=1) + "\n"
+    _write_atomically(path, lambda f: f.write(text.encode()))
+    fast, slow = (
+        ("compute", "input") if found.limit == "input" else ("input", "compute")
+    )
+    say(
+        f"profile  {slow} limits: {getattr(found, slow):.3g} {noun}/s against"
+        f" {getattr(found, fast):.3g} of {fast}; together {found.together:.3g},"
+        f" and a step waits {found.wait_share:.0%} of its time  -> {path}"
+    )
     return path
 
 

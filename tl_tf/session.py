@@ -16,10 +16,13 @@ from tl_tf.inputs import split
 NEVER_USED = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
 
 # Configurables that only some modes call: bindings of them may rest in the others.
-_TRAINING, _SCORING = ("train", "train_and_eval"), ("eval", "train_and_eval")
+_TRAINING = ("train", "train_and_eval", "profile")
+_SCORING = ("eval", "train_and_eval")
+_LEARNING = ("train", "train_and_eval")
 _CALLED_IN = {
     "train": _TRAINING,
-    "build_schedule": _TRAINING,
+    "build_schedule": _LEARNING,
+    "warm_start": (*_LEARNING, "eval", "fewshot"),
     "train/clip_dataset": _TRAINING,
     "train/image_dataset": _TRAINING,
     "evaluate": ("eval",),

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colors, figure
-from matplotlib.backends import backend_agg
 
 MAX_FRAMES = 8
 MAX_TOKENS = 8
@@ -104,6 +102,8 @@ def confusion_picture(
     Returns:
       uint8 [height, width, 3].
     """
+    from matplotlib import colors
+
     num_classes = len(matrix)
     totals = matrix.sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -113,8 +113,7 @@ def confusion_picture(
     # At least a pixel a class, of those that are drawn at all.
     side = max(3.0, min(0.36 * num_classes, 9.0), 0.015 * num_classes)  # inches
     margin = 0.6 + 0.085 * longest
-    sheet = figure.Figure(figsize=(side + margin + 0.9, side + margin + 0.4), dpi=100)
-    backend_agg.FigureCanvasAgg(sheet)
+    sheet = _figure(side + margin + 0.9, side + margin + 0.4)
     axis = sheet.subplots()
     norm = colors.PowerNorm(0.5, vmin=0, vmax=1)
     image = axis.imshow(shares, cmap="gist_heat_r", norm=norm, interpolation="nearest")
@@ -146,11 +145,18 @@ def _evenly(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round()).astype(int)
 
 
-def _sheet(rows: int, columns: int, aspect: float, title: str):
-    sheet = figure.Figure(
-        figsize=(columns * _INCHES, rows * _INCHES * aspect + 0.5), dpi=100
-    )
+def _figure(width: float, height: float):
+    """An empty figure; Matplotlib is imported when the first picture is drawn."""
+    from matplotlib import figure
+    from matplotlib.backends import backend_agg
+
+    sheet = figure.Figure(figsize=(width, height), dpi=100)
     backend_agg.FigureCanvasAgg(sheet)
+    return sheet
+
+
+def _sheet(rows: int, columns: int, aspect: float, title: str):
+    sheet = _figure(columns * _INCHES, rows * _INCHES * aspect + 0.5)
     axes = sheet.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_xticks([])
@@ -160,7 +166,7 @@ def _sheet(rows: int, columns: int, aspect: float, title: str):
     return sheet, axes
 
 
-def _pixels(sheet: figure.Figure) -> np.ndarray:
+def _pixels(sheet) -> np.ndarray:
     sheet.tight_layout(pad=0.4)
     sheet.canvas.draw()
     return np.asarray(sheet.canvas.buffer_rgba())[..., :3].copy()
