@@ -196,13 +196,17 @@ class _Sampler:
         if self.size is None:
             self.size = _output_size(frame, self.stream, self.short_side)
         width, height = self.size
-        pixels = self.reformatter.reformat(
-            frame, width, height, "rgb24", interpolation=_RESIZE, threads=1
-        ).to_ndarray()
-        buffer = io.BytesIO()
-        Image.fromarray(_upright(pixels, frame)).save(
-            buffer, "JPEG", quality=JPEG_QUALITY
+        # In planes: the same values as "rgb24", in less than half the time.
+        planar = self.reformatter.reformat(
+            frame, width, height, "gbrp", interpolation=_RESIZE, threads=1
         )
+        green, blue, red = (
+            Image.frombuffer("L", (width, height), p, "raw", "L", p.line_size, 1)
+            for p in planar.planes
+        )
+        image = _upright(Image.merge("RGB", (red, green, blue)), frame)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
         return buffer.getvalue()
 
     def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
@@ -316,16 +320,20 @@ def _output_size(frame, stream, short_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+def _upright(image: Image.Image, frame: av.VideoFrame) -> Image.Image:
     """Applies the display matrix, rounded to quarter turns and mirrorings."""
     data = frame.side_data.get(Type.DISPLAYMATRIX)
     if data is None:
-        return pixels
+        return image
     # Column x and row y are shown at (a x + c y, b x + d y).
     a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].astype(np.int64)
     if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
+    if a < 0:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if d < 0:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return image
 
 
 def _too_many_pixels(width: int, height: int) -> tuple[str, str]:
