@@ -15,7 +15,7 @@ LEVELS = {
     2: ["models.*", "inputs.views", "inputs.crops", "inputs.folders"]
     + ["inputs.tfds_shards", "transfer", "scores"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
-    + ["flax_names", "visualize", "cost", "memory"],
+    + ["flax_names", "visualize", "cost", "memory", "profiling"],
     4: ["checkpoint", "report"],
     5: ["session", "remerge"],
     6: ["experiment"],

@@ -47,8 +47,10 @@ class ForwardPass:
         self._output = output
         self._views_at_once = views_at_once
         self._on_progress = on_progress
-        self._compiled = tf.function(self._compute, jit_compile=jit_compile)
-        self._step = tf.function(self._distributed_step)
+        self._compiled = tf.function(
+            self._compute, jit_compile=jit_compile, autograph=False
+        )
+        self._step = tf.function(self._distributed_step, autograph=False)
 
     def replica_step(self, pixels: tf.Tensor) -> tf.Tensor:
         """Of some views: uint8 [B, ..., 3] -> float32 [B, D]."""
@@ -156,7 +158,7 @@ class Evaluator(orbit.AbstractEvaluator):
             jit_compile=jit_compile,
             on_progress=on_progress,
         )
-        self._token_maps = tf.function(self._distributed_token_maps)
+        self._token_maps = tf.function(self._distributed_token_maps, autograph=False)
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """One pass over the split; `num_steps` is Orbit's, and always all of it.
