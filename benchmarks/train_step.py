@@ -32,7 +32,7 @@ S32 = sizes.Sizes(
 B16 = sizes.Sizes(
     image_px=384, patch_px=16, hidden_size=768, depth=12, num_heads=12, batch_size=4
 )
-# Fewer and smaller frames than the paper's 64 of 224 pixels: two cores, and no rival.
+# Fewer and smaller frames than the paper's 64 of 224 pixels: two cores.
 X2P1D = sizes.ClipSizes(num_frames=16, image_px=128, batch_size=2)
 MODELS = {
     "s32": S32,
@@ -134,12 +134,13 @@ def build_whole(*arguments, **options) -> Callable[[], None]:
 
 def build_rival(library: str, *arguments) -> Callable[[], None]:
     """As `build_ours`, with another library."""
-    module, _, form = library.partition("_")
-    module = importlib.import_module(f"benchmarks.rivals.{module}_vit")
+    library, _, form = library.partition("_")
+    model = "vit" if isinstance(arguments[0], sizes.Sizes) else "x2p1d"
+    module = importlib.import_module(f"benchmarks.rivals.{library}_{model}")
     return module.build(*arguments, is_compiled=form != "eager")
 
 
-def cost_ratio(base: sizes.Sizes, other: sizes.Sizes) -> float:
+def cost_ratio(base, other) -> float:
     """Of forward passes, in the convention of Tables I to IX."""
     from tl_tf import cost
 
@@ -161,6 +162,15 @@ def _both(size, what: str, precision: str, prefix: str = "") -> list[measure.Con
     ]
 
 
+def _rivals_of(size, libraries: Sequence[str]) -> list[str]:
+    """The libraries that have the model: timm has no videos, PyTorch's layers do."""
+    if isinstance(size, sizes.Sizes):
+        return list(libraries)
+    if size.module != "conv1d":
+        return []
+    return [library.replace("timm", "torch") for library in libraries]
+
+
 def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(f"{t:{w}}" for t, w in zip(texts, widths, strict=True)).rstrip()
 
@@ -178,13 +188,12 @@ def report_rivals(models, arguments) -> dict:
         for precision in arguments.precisions:
             for what in arguments.what:
                 contenders = _both(size, what, precision)
-                if isinstance(size, sizes.Sizes):
-                    contenders += [
-                        measure.Contender(
-                            library, build_rival, (library, size, what, precision)
-                        )
-                        for library in arguments.rivals
-                    ]
+                contenders += [
+                    measure.Contender(
+                        library, build_rival, (library, size, what, precision)
+                    )
+                    for library in _rivals_of(size, arguments.rivals)
+                ]
                 results = measure.interleave(contenders, rounds=arguments.rounds)
                 found[f"{name} {what} {precision}"] = results
                 for rival, result in results.items():

@@ -51,7 +51,7 @@ class ViT(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images, training: bool = False):
         sizes = self.sizes
         patch = (sizes.patch_px, sizes.patch_px)
         x = nn.Conv(
@@ -75,30 +75,50 @@ def build(
 ) -> Callable[[], None]:
     """The function to time: `what` is "forward" or "step"."""
     del is_compiled  # always
-    model = ViT(sizes, jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    return timed(ViT(sizes, dtype), sizes, what)
+
+
+def timed(
+    model: nn.Module, sizes: sizes_lib.Sizes | sizes_lib.ClipSizes, what: str
+) -> Callable[[], None]:
+    """A forward pass or a step of a model, which may have batch statistics."""
     key = jax.random.key(0)
     shape = (sizes.batch_size, *sizes.input_shape)
     images = jax.random.uniform(key, shape, minval=-1.0)
     labels = jnp.arange(sizes.batch_size)
     weights = jax.jit(model.init)(key, images)
+    statistics = {k: v for k, v in weights.items() if k != "params"}
+    weights = weights["params"]
     optimizer = optax.sgd(sizes_lib.LEARNING_RATE, momentum=sizes_lib.MOMENTUM)
 
     if what == "forward":
         forward = jax.jit(model.apply)
-        return lambda: forward(weights, images).block_until_ready()
+        variables = {"params": weights, **statistics}
+        return lambda: forward(variables, images).block_until_ready()
 
-    def loss_of(weights):
-        logits = model.apply(weights, images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def loss_of(weights, statistics, key):
+        logits, statistics = model.apply(
+            {"params": weights, **statistics},
+            images,
+            training=True,
+            mutable=list(statistics),
+            rngs={"dropout": key},
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), statistics
 
     def step(state):
-        weights, momenta = state
-        loss, gradients = jax.value_and_grad(loss_of)(weights)
+        weights, momenta, statistics, key = state
+        key, draw = jax.random.split(key)
+        gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, statistics), gradients = gradient_of(weights, statistics, draw)
         updates, momenta = optimizer.update(gradients, momenta)
-        return (optax.apply_updates(weights, updates), momenta), loss
+        weights = optax.apply_updates(weights, updates)
+        return (weights, momenta, statistics, key), loss
 
     step = jax.jit(step, donate_argnums=0)
-    state = (weights, optimizer.init(weights))
+    state = (weights, optimizer.init(weights), statistics, key)
 
     def call() -> None:
         nonlocal state

@@ -58,7 +58,17 @@ def build(
     """The function to time: `what` is "forward" or "step"."""
     if precision == "bfloat16":
         tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    model = _model(sizes)
+    return timed(_model(sizes), sizes, what, is_compiled=is_compiled)
+
+
+def timed(
+    model: tf_keras.Model,
+    sizes: sizes_lib.Sizes | sizes_lib.ClipSizes,
+    what: str,
+    *,
+    is_compiled: bool,
+) -> Callable[[], None]:
+    """A forward pass or a step of a model."""
     shape = [sizes.batch_size, *sizes.input_shape]
     images = tf.random.stateless_uniform(shape, [1, 2], -1.0, 1.0)
     labels = tf.range(sizes.batch_size)

@@ -5,6 +5,12 @@ import dataclasses
 NUM_CLASSES = 1000
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
+# X(2+1)D: channels of a stage and of its insides, blocks.
+STAGES = ((24, 54, 3), (48, 108, 5), (96, 216, 11), (192, 432, 7))
+HEAD_FILTERS = 2048
+DROPOUT_RATE = 0.5
+BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)

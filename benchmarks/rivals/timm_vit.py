@@ -63,7 +63,20 @@ def build(
         learner = TokenLearnerV11(sizes.hidden_size, sizes.num_tokens)
         blocks.insert(sizes.insert_before_block, learner)
         model.blocks = nn.Sequential(*blocks)
-    images = torch.rand(sizes.batch_size, 3, sizes.image_px, sizes.image_px) * 2 - 1
+    return timed(model, sizes, what, precision, is_compiled=is_compiled)
+
+
+def timed(
+    model: nn.Module,
+    sizes: sizes_lib.Sizes | sizes_lib.ClipSizes,
+    what: str,
+    precision: str,
+    *,
+    is_compiled: bool,
+) -> Callable[[], None]:
+    """A forward pass or a step of a model whose channels come first."""
+    *shape, channels = sizes.input_shape
+    images = torch.rand(sizes.batch_size, channels, *shape) * 2 - 1
     labels = torch.arange(sizes.batch_size)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=sizes_lib.LEARNING_RATE, momentum=sizes_lib.MOMENTUM
