@@ -6,7 +6,7 @@ and have this repository and requirements.txt installed.
 
 from collections.abc import Sequence
 
-from data import shards
+from data import isolated, shards
 
 
 def run(work: Sequence[shards.Shard], runner: str, arguments: Sequence[str]) -> None:
@@ -40,5 +40,6 @@ def run(work: Sequence[shards.Shard], runner: str, arguments: Sequence[str]) -> 
 
 def _build(shard: shards.Shard) -> str:
     # The reports stay in files: a pipeline's result need not come back to the caller.
-    shards.build_shard(shard)
+    with isolated.Workers(1, shard.timeout_seconds) as workers:
+        shards.build_shard(shard, workers)
     return shard.path.name

@@ -15,17 +15,25 @@ The rules, for a video whose first frame is shown at time 0:
   more than 10 % of its packets are.
 
 One thread decodes, so that the concealment of damage is the same each time.
+
+A clip that starts late in an MP4 or Matroska file is decoded from the key frame before
+it, to the same bytes; when anything is amiss there, the file is decoded from its start.
+What comes before that key frame is then not looked at, and its damage not counted.
 """
 
+import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator
+import itertools
+import struct
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
-import numpy as np
 from av.sidedata.sidedata import Type
+from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
@@ -48,6 +56,8 @@ MIN_DECODED_SHARE = Fraction(9, 10)
 MAX_DAMAGED_SHARE = Fraction(1, 10)
 MAX_SIDE_PX = 8192
 MAX_ASPECT = 16
+SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # have an index of key frames
+SEEK_LEAD = Fraction(1)  # s; MP4 is sought by decoding time, which is a little earlier
 MAX_VIDEO_BYTES = 1 << 30  # of JPEG; a protocol buffer ends at 2 GiB
 _RESIZE = (
     Interpolation.BICUBIC  # widened by swscale when it shrinks: no aliasing
@@ -108,19 +118,27 @@ def extract(
     if path.stat().st_size == 0:
         raise VideoError("empty_file", "0 bytes")
     av.logging.set_level(None)
+    chosen = {
+        "interval": 1 / Fraction(str(fps)),
+        "short_side": short_side,
+        "max_seconds": max_seconds,
+        "start": Fraction(str(start_seconds)),
+        "end": None if end_seconds is None else Fraction(str(end_seconds)),
+    }
+    if start_seconds > SEEK_LEAD:
+        with contextlib.suppress(VideoError):
+            video = _decode(path, chosen, seeks=True)
+            if not video.damaged:
+                return video
+    return _decode(path, chosen, seeks=False)
+
+
+def _decode(path: Path, chosen: Mapping[str, Any], *, seeks: bool) -> Video:
     try:
         # Metadata is in whatever encoding the camera had; none of it is used.
         # A whole path: FFmpeg takes the "a" of "a:b.mp4" for a protocol.
         with av.open(str(path.absolute()), metadata_errors="ignore") as container:
-            sampler = _Sampler(
-                container,
-                interval=1 / Fraction(str(fps)),
-                short_side=short_side,
-                max_seconds=max_seconds,
-                start=Fraction(str(start_seconds)),
-                end=None if end_seconds is None else Fraction(str(end_seconds)),
-            )
-            return sampler.run()
+            return _Sampler(container, **chosen).run(seeks=seeks)
     except MemoryError as error:
         raise VideoError("too_large", "decoding it takes too much memory") from error
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -137,22 +155,25 @@ class _Sampler:
         self.jpegs: list[bytes] = []
         self.num_bytes = 0
         self.size: tuple[int, int] | None = None  # of every frame, before turning
-        self.early = min((self.stream.time_base or 0) / 2, Fraction(1, 2000))
+        early = min((self.stream.time_base or 0) / 2, Fraction(1, 2000))
+        self.due = self.start + early  # what ends by then is not shown any more
         self.reformatter = VideoReformatter()
-        self.origin = Fraction(0)  # time stamp of the first frame
+        self.origin: Fraction | None = None  # time stamp of the first frame
         self.packets = self.damaged = 0
         self.error = ""
 
-    def run(self) -> Video:
-        held, until = None, Fraction(0)
-        for time, frame in self._timed_frames():
+    def run(self, *, seeks: bool) -> Video:
+        held, shown = None, Fraction(0)
+        decoded = self._from_key_frame() if seeks else self._decoded()
+        for time, frame in self._timed(decoded):
             if held is not None:
                 self._take(held, until=time)
-            held, until = frame, time + self._duration(frame)
+            held, shown = frame, time
             if self.end is not None and time >= self.end:
                 break
         if held is None:
             raise VideoError("no_frames", self._no_frames())
+        until = shown + self._duration(held)
         self._check_shares(until)
         self._take(held, until=until)
         if not self.jpegs and until <= self.start > 0:
@@ -173,11 +194,8 @@ class _Sampler:
         if self.end is not None:
             until = min(until, self.end)
         jpeg = None
-        while True:
-            moment = self.start + len(self.jpegs) * self.interval
-            if moment >= until - self.early:
-                return
-            if moment - self.start >= self.max_seconds:
+        while self.due < until:
+            if len(self.jpegs) * self.interval >= self.max_seconds:
                 raise VideoError(
                     "too_large",
                     f"longer than {self.max_seconds:g} s; raise --max_seconds",
@@ -191,6 +209,7 @@ class _Sampler:
                     " --short_side",
                 )
             self.jpegs.append(jpeg)
+            self.due += self.interval
 
     def _encode(self, frame: av.VideoFrame) -> bytes:
         if self.size is None:
@@ -209,20 +228,41 @@ class _Sampler:
         image.save(buffer, "JPEG", quality=JPEG_QUALITY)
         return buffer.getvalue()
 
-    def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    def _from_key_frame(self) -> Iterator[av.VideoFrame]:
+        """Decodes the first frame, for its time stamp, and goes on before the start."""
+        first = _stamp(next(self._decoded(), None))
+        if first is None or self.container.format.name not in SEEKABLE:
+            raise VideoError("unreadable", "cannot seek")
+        self.origin = first
+        target = (first + self.start - SEEK_LEAD) / self.stream.time_base
+        self.container.seek(int(target), stream=self.stream)
+        later = self._decoded()
+        for frame in later:
+            # What a decoder shows before may lack the frames it refers to.
+            if frame.key_frame and frame.pict_type == PictureType.I:
+                break
+        else:
+            raise VideoError("unreadable", "no key frame")
+        stamp = _stamp(frame)
+        if stamp is None or stamp - first > self.start:
+            raise VideoError("unreadable", "the key frame is past the start")
+        return itertools.chain([frame], later)
+
+    def _timed(
+        self, decoded: Iterator[av.VideoFrame]
+    ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """Yields frames with the time each is first shown, the first one's being 0."""
-        time, step = None, Fraction(0)
-        for frame in self._decoded():
-            has_stamp = frame.pts is not None and frame.time_base
-            stamp = frame.pts * frame.time_base if has_stamp else None
-            if time is None:
-                time, self.origin = Fraction(0), stamp or Fraction(0)
-            elif stamp is None:
-                time += step
-            else:
+        time = before = None
+        for frame in decoded:
+            stamp = _stamp(frame)
+            if self.origin is None:
+                self.origin = stamp or Fraction(0)
+            if stamp is not None:
                 # A stamp that goes back in time is damage: show the frame as it comes.
-                time = max(time, stamp - self.origin)
-            step = self._duration(frame)
+                time = max(time or Fraction(0), stamp - self.origin)
+            else:
+                time = Fraction(0) if before is None else time + self._duration(before)
+            before = frame
             yield time, frame
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
@@ -285,6 +325,12 @@ class _Sampler:
         return f"no {name} frame decodes" + (f": {self.error}" if self.error else "")
 
 
+def _stamp(frame: av.VideoFrame | None) -> Fraction | None:
+    if frame is None or frame.pts is None or not frame.time_base:
+        return None
+    return frame.pts * frame.time_base
+
+
 def _video_stream(container) -> av.VideoStream:
     streams = [
         s
@@ -326,7 +372,7 @@ def _upright(image: Image.Image, frame: av.VideoFrame) -> Image.Image:
     if data is None:
         return image
     # Column x and row y are shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].astype(np.int64)
+    a, b, _, c, d = struct.unpack_from("<5i", bytes(data))
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
     if a < 0:

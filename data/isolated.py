@@ -8,10 +8,12 @@ import importlib
 import multiprocessing.connection
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class Worker:
 
     def __init__(self, timeout_seconds: float):
         self._timeout_seconds = timeout_seconds
+        self._is_killed = False
         self._process: subprocess.Popen | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
 
@@ -75,6 +78,15 @@ class Worker:
             raise result
         return result
 
+    def kill(self) -> None:
+        """Ends the call that another thread waits for, which raises Crashed.
+
+        That thread may just be starting the process: what it starts now ends as well.
+        """
+        self._is_killed, process = True, self._process
+        if process is not None:
+            process.kill()
+
     def close(self) -> None:
         """Ends the process; safe to call twice."""
         if self._process is None:
@@ -99,10 +111,59 @@ class Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                 "OPENBLAS_NUM_THREADS": "1",
+                # glibc and Pillow would give a picture's memory back after each one,
+                # and ask the kernel for empty pages again.
+                "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+                "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+                "PILLOW_BLOCKS_MAX": "4",
             },
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         theirs.close()
+        if self._is_killed:
+            self._process.kill()
+
+
+class Workers:
+    """Workers that share out calls; each process serves one call after another.
+
+    Args:
+      count: of the calls that run at once.
+      timeout_seconds: wall-clock limit of one call, from when it begins to run.
+    """
+
+    def __init__(self, count: int, timeout_seconds: float):
+        self._all = [Worker(timeout_seconds) for _ in range(count)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in self._all:
+            self._idle.put(worker)
+        self._threads = futures.ThreadPoolExecutor(count)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all processes and cancels what waits for one; safe to call twice."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._all:
+            worker.kill()
+        self._threads.shutdown()
+        for worker in self._all:
+            worker.close()
+
+    def submit(self, function: Callable, *args: Any, **kwargs: Any) -> futures.Future:
+        """Has a worker call `function`; see Worker.call for what the future gives."""
+        return self._threads.submit(self._call, function, *args, **kwargs)
+
+    def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        worker = self._idle.get()
+        try:
+            return worker.call(function, *args, **kwargs)
+        finally:
+            self._idle.put(worker)
 
 
 def _describe(status: int) -> str:

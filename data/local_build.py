@@ -1,6 +1,7 @@
-"""Builds shards on this machine: threads that each wait for a process of their own."""
+"""Builds shards on this machine: threads that write, and processes that decode."""
 
 import functools
+import math
 import sys
 import threading
 import time
@@ -11,10 +12,32 @@ from data import isolated, shards
 
 
 def run(work: Sequence[shards.Shard], num_workers: int) -> None:
-    """Builds all shards, showing how far it is; `num_workers` videos decode at once."""
+    """Builds all shards, showing how far it is; `num_workers` videos decode at once.
+
+    As many shards are open, so that a video which hangs holds up one of them.
+    """
     progress = _Progress(sum(len(shard.clips) for shard in work), "videos")
-    build = functools.partial(shards.build_shard, on_video=progress.step)
-    _in_threads(build, work, num_workers, progress)
+    num_open = min(num_workers, len(work))
+    with (
+        isolated.Workers(num_workers, work[0].timeout_seconds) as workers,
+        futures.ThreadPoolExecutor(num_open) as builders,
+    ):
+        build = functools.partial(
+            shards.build_shard,
+            workers=workers,
+            num_ahead=math.ceil(2 * num_workers / num_open),
+            on_video=progress.step,
+        )
+        try:
+            for built in futures.as_completed(
+                [builders.submit(build, s) for s in work]
+            ):
+                built.result()
+        except BaseException:
+            progress.is_stopped = True
+            builders.shutdown(wait=False, cancel_futures=True)
+            workers.close()
+            raise
 
 
 def run_calls(
@@ -25,31 +48,12 @@ def run_calls(
     timeout_seconds: float,
 ) -> None:
     """Calls `function(**task)` for each task, in processes that may crash."""
-    tasks = list(tasks)
-    progress = _Progress(len(tasks), "videos made")
-
-    def run(part: list[dict]) -> None:
-        with isolated.Worker(timeout_seconds) as worker:
-            for task in part:
-                worker.call(function, **task)
-                progress.step()
-
-    parts = [tasks[i::num_workers] for i in range(num_workers)]
-    _in_threads(run, parts, num_workers, progress)
-
-
-def _in_threads(
-    function: Callable, items: Iterable, num_workers: int, progress: "_Progress"
-) -> None:
-    with futures.ThreadPoolExecutor(num_workers) as pool:
-        running = [pool.submit(function, item) for item in items]
-        try:
-            for future in futures.as_completed(running):
-                future.result()
-        except BaseException:
-            progress.is_stopped = True
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with isolated.Workers(num_workers, timeout_seconds) as workers:
+        calls = [workers.submit(function, **task) for task in tasks]
+        progress = _Progress(len(calls), "videos made")
+        for call in futures.as_completed(calls):
+            call.result()
+            progress.step()
 
 
 class _Progress:

@@ -11,8 +11,9 @@ import json
 import os
 import secrets
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,21 @@ def finished_report(shard: Shard) -> dict[str, Any] | None:
 
 
 def build_shard(
-    shard: Shard, on_video: Callable[[], None] = lambda: None
+    shard: Shard,
+    workers: isolated.Workers,
+    *,
+    num_ahead: int = 2,
+    on_video: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Builds a shard and its report, unless both are there; returns the report.
 
     The shard appears under its own name only when complete, and its report after it.
+
+    Args:
+      shard: what to build.
+      workers: who decodes; other shards may share them.
+      num_ahead: videos being decoded, or decoded and not yet written, at any time.
+      on_video: called after each.
     """
     report = finished_report(shard)
     if report is not None:
@@ -95,13 +106,10 @@ def build_shard(
     shard.report_path.unlink(missing_ok=True)
     temporary = _temporary(shard.path)
     built, skipped, notes = [], [], Counter()
-    with (
-        isolated.Worker(shard.timeout_seconds) as worker,
-        _record_writer(temporary) as writer,
-    ):
-        for clip in shard.clips:
+    with _record_writer(temporary) as writer:
+        for clip, call in _decoding(shard, workers, num_ahead):
             try:
-                video = _extract(worker, clip, shard.options)
+                video = _result(call)
             except frames.VideoError as error:
                 skipped.append(
                     {
@@ -157,24 +165,35 @@ def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
         raise OSError(f"{path}: {error.message}") from error
 
 
-def _extract(
-    worker: isolated.Worker, clip: manifest.Clip, options: Mapping[str, Any]
-) -> frames.Video:
-    try:
-        return worker.call(
+def _decoding(
+    shard: Shard, workers: isolated.Workers, num_ahead: int
+) -> Iterator[tuple[manifest.Clip, futures.Future]]:
+    """Yields the clips in their order, each with the call that decodes it."""
+    running = deque()
+    for clip in shard.clips:
+        call = workers.submit(
             frames.extract,
             clip.video_path,
-            fps=options["fps"],
-            short_side=options["short_side"],
-            max_seconds=options["max_seconds"],
+            fps=shard.options["fps"],
+            short_side=shard.options["short_side"],
+            max_seconds=shard.options["max_seconds"],
             start_seconds=clip.start_seconds,
             end_seconds=clip.end_seconds,
         )
+        running.append((clip, call))
+        if len(running) == num_ahead:
+            yield running.popleft()
+    yield from running
+
+
+def _result(call: futures.Future) -> frames.Video:
+    try:
+        return call.result()
     except isolated.TimedOut as error:
         raise frames.VideoError("timeout", str(error)) from error
     except isolated.Crashed as error:
         raise frames.VideoError("crashed", str(error)) from error
-    except (frames.VideoError, ImportError):
+    except (frames.VideoError, ImportError, futures.CancelledError):
         raise
     except Exception as error:
         # One file must not end a build of thousands; too many such files will.

@@ -79,6 +79,93 @@ def test_start_and_end(tmp_path):
     )
 
 
+def moving(count: int) -> list[np.ndarray]:
+    """Pictures of a texture that moves: what refers to a wrong frame differs."""
+    texture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    texture = texture.repeat(4, axis=0).repeat(4, axis=1)
+    return [texture[i % 60 : i % 60 + 96, i : i + 128] for i in range(count)]
+
+
+@pytest.fixture
+def seeks(monkeypatch) -> list[bool]:
+    """Whether each file was decoded from a key frame, or from its start."""
+    used, decode = [], frames._decode
+
+    def spy(path, chosen, *, seeks):
+        video = decode(path, chosen, seeks=seeks)
+        used.append(seeks)
+        return video
+
+    monkeypatch.setattr(frames, "_decode", spy)
+    return used
+
+
+# B-frames that refer to both sides of a key frame, key frames far apart, no index.
+@pytest.mark.parametrize(
+    "name, codec, encoder, container, does_seek",
+    [
+        ("v.mp4", "libx264", {"g": "12", "bf": "3"}, {}, True),
+        ("v.mp4", "libx264", {"g": "30", "x264-params": "open-gop=1"}, {}, True),
+        ("v.mkv", "libx264", {"g": "30", "x264-params": "open-gop=1"}, {}, True),
+        ("v.mp4", "libx264", {"g": "250", "bf": "8"}, {}, True),
+        ("v.mkv", "libx264", {"g": "24", "bf": "3"}, {"live": "1"}, True),
+        ("v.mp4", "libx264", {"g": "12"}, {"movflags": "frag_keyframe"}, True),
+        ("v.mp4", "mpeg4", {"g": "12", "bf": "2"}, {}, True),
+        ("v.webm", "libvpx", {"g": "24", "deadline": "realtime"}, {}, True),
+        ("v.avi", "mpeg4", {"g": "12"}, {}, False),
+    ],
+)
+def test_a_late_start_gives_the_frames_of_the_whole_video(
+    tmp_path, seeks, name, codec, encoder, container, does_seek
+):
+    path = videos.write_video(
+        tmp_path / name, moving(200), codec=codec, encoder=encoder, **container
+    )
+    whole = extract(path, fps=24).frames
+    assert len(set(whole)) == len(whole) == 200
+    for first, last in ((31, 40), (96, 120), (167, 200)):
+        part = extract(
+            path, fps=24, start_seconds=first / 24, end_seconds=last / 24
+        ).frames
+        assert part == whole[first:last]
+    assert seeks == [False] + [does_seek] * 3
+
+
+def test_a_late_start_without_key_frames_decodes_from_the_start(tmp_path, seeks):
+    encoder = {"g": "24", "bf": "0", "x264-params": "intra-refresh=1"}
+    path = videos.write_video(tmp_path / "v.mp4", moving(150), encoder=encoder)
+    whole = extract(path, fps=24).frames
+    assert extract(path, fps=24, start_seconds=4).frames == whole[96:]
+    assert seeks == [False, False]
+
+
+def test_a_late_start_counts_from_the_first_frame(tmp_path, seeks):
+    times = [5000 + 37 * i + 11 * (i % 3) for i in range(150)]
+    path = videos.write_video(
+        tmp_path / "v.mkv",
+        moving(150),
+        milliseconds=times,
+        fps=1000,
+        encoder={"g": "20", "bf": "2"},
+    )
+    whole = extract(path).frames
+    assert extract(path, start_seconds=4).frames == whole[48:]
+    assert seeks == [False, True]
+
+
+def test_damage_near_a_late_start_is_told_as_ever(tmp_path, seeks):
+    path = videos.write_video(
+        tmp_path / "v.mp4", moving(150), encoder={"g": "24", "bf": "0"}
+    )
+    videos.erase_packets(path, [4, 100, 101])
+    whole = extract(path, fps=24)
+    part = extract(path, fps=24, start_seconds=4.5)
+    assert part.frames == whole.frames[108:]
+    assert part.damaged == whole.damaged >= 3
+    error = refusal(path, start_seconds=9)
+    assert error.detail == "starts at 9 s, past its end at 6.25 s"
+
+
 def test_one_frame_gives_one_frame(tmp_path):
     path = videos.write_video(tmp_path / "v.mp4", videos.numbered(1))
     assert videos.numbers(extract(path)) == [0]

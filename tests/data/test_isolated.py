@@ -42,6 +42,27 @@ def test_a_hang_is_ended_and_the_next_call_works():
         assert worker.call(os.path.basename, "a/b") == "b"
 
 
+def test_workers_share_out_calls_and_outlive_crashes():
+    with isolated.Workers(2, 20) as workers:
+        both = [workers.submit(videos.pid_after, 0.7) for _ in range(2)]
+        assert len({call.result() for call in both}) == 2
+        with pytest.raises(isolated.Crashed):
+            workers.submit(videos.crash).result()
+        calls = [workers.submit(os.path.basename, f"a/{i}") for i in range(9)]
+        assert [call.result() for call in calls] == list("012345678")
+
+
+def test_workers_end_what_still_runs():
+    start = time.monotonic()
+    with isolated.Workers(1, 60) as workers:
+        running, waiting = (workers.submit(time.sleep, 50) for _ in range(2))
+        while not running.running():
+            time.sleep(0.01)
+    assert time.monotonic() - start < 20
+    assert isinstance(running.exception(), isolated.Crashed)
+    assert waiting.cancelled()
+
+
 def test_memory_is_limited():
     with isolated.Worker(20) as worker, pytest.raises(MemoryError):
         worker.call(bytearray, isolated.MAX_MEMORY_BYTES)

@@ -29,15 +29,21 @@ def write_video(
     rotation: float | None = None,
     hflip: bool = False,
     aspect: Fraction | None = None,
+    encoder: dict[str, str] | None = None,
     **options: str,
 ) -> Path:
-    """Writes pictures uint8 [H, W, 3] or [H, W]; `milliseconds` gives each its time."""
+    """Writes pictures uint8 [H, W, 3] or [H, W]; `milliseconds` gives each its time.
+
+    `encoder` holds options of the codec in place of ours, `options` the container's.
+    """
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        if codec == "libx264":
+        if encoder is not None:
+            stream.options = encoder
+        elif codec == "libx264":
             stream.options = {"crf": "1", "preset": "ultrafast"}
         else:
             stream.options = {"qmin": "1", "qmax": "1", "b": "8M"}
@@ -126,6 +132,12 @@ def extract_or_fail(path: Path, **kwargs) -> frames.Video:
 def crash() -> None:
     """What a decoder does on the wrong file."""
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def pid_after(seconds: float) -> int:
+    """The number of this process, which is busy for a while."""
+    time.sleep(seconds)
+    return os.getpid()
 
 
 def peak_megabytes(path: Path, **kwargs) -> float:
