@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import toy_model
+from tests.contract import randomize
 from tl_tf import losses, optim, runtime, trainer
 from tl_tf.inputs import augment
 from tl_tf.models import vit, x2p1d
@@ -75,6 +76,36 @@ def test_accumulation_changes_nothing(jit_compile):
     parts_output = parts.train(tf.constant(4))
     np.testing.assert_allclose(kernel(parts), kernel(whole), rtol=1e-5)
     assert parts_output["train/loss"] == pytest.approx(whole_output["train/loss"])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_accumulation_and_recomputation_change_nothing_together(jit_compile):
+    weights = []
+    options = {"image_px": 12, "patch_px": 4, "hidden_size": 8, "depth": 1}
+    options |= {"num_heads": 2, "mlp_size": 8, "insert_before_block": 0}
+    pixels = np.random.default_rng(5).integers(0, 256, [4, 12, 12, 3], dtype=np.uint8)
+    data = tf.data.Dataset.from_tensors({"pixels": pixels, "labels": tf.eye(4)})
+    for recompute, parts, is_compiled in ((False, 1, False), (True, 2, jit_compile)):
+        model = vit.build_vit(4, recompute=recompute, **options)
+        randomize(model)
+        optimizer = optim.build_optimizer(0.1)
+        optimizer.build(model.trainable_variables)
+        loop = trainer.Trainer(
+            model,
+            optimizer,
+            loss=losses.build_loss("softmax"),
+            strategy=tf.distribute.get_strategy(),
+            iterator=iter(data.repeat()),
+            seed=0,
+            accumulation_steps=parts,
+            jit_compile=is_compiled,
+        )
+        before = model.get_weights()
+        loop.train(tf.constant(3))
+        after = model.get_weights()
+        weights.append([w - b for w, b in zip(after, before, strict=True)])
+    for got, want in zip(*reversed(weights), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])

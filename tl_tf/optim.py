@@ -258,7 +258,7 @@ class _AdamW(tf_keras.optimizers.AdamW):
     """Keras', with one operation a variable, as `_Momentum`.
 
     1 - beta_2 is of the beta_2 in single precision, whose power corrects the bias.
-    Keras takes it in double: its first steps are shorter by 6e-6 of them.
+    Keras takes it in double: its first steps are shorter by 7e-6 of them.
     """
 
     def update_step(self, gradient, variable):

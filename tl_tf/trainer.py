@@ -39,7 +39,8 @@ class Trainer(orbit.AbstractTrainer):
       clip_norm: global norm to which gradients are clipped; None for no clipping.
       mix: mixes examples and their labels, given a seed, on the device; None for none.
       accumulation_steps: micro-batches into which a replica's share is cut, their
-        gradients summed before the one update; divides that share.
+        gradients summed before the one update; divides that share.  Batch statistics
+        are a micro-batch's, and `mix` mixes within one.
       jit_compile: whether forward and backward pass are compiled by XLA.  (On a TPU
         everything is, regardless.)
       explain_data_error: turns an error of the iterator into one readable sentence.
