@@ -3,10 +3,9 @@
   python -m benchmarks.build_rate [--videos_dir=DIR] [--json=FILE]
 
 Ours is `data.build folder` with two workers, all but the start of Python: reading the
-layout, a process for each shard's decoder, checksums and reports.  A worker builds
-whole shards, so there must be several for each.  Both limits are two processes that do
-nothing but make the same frames, of the same size and quality, with the fastest encoder
-there is, and throw them away:
+layout, starting the decoders' processes, checksums and reports.  Both limits are two
+processes, started before, that do nothing but make the same frames, of the same size
+and quality, with the fastest encoder there is, and throw them away:
 
 - "same pixels": decoding, the same scaling into RGB planes, libjpeg-turbo;
 - "no RGB": scaling leaves 4:2:0 alone and libjpeg-turbo takes the planes.  It keeps the
@@ -38,7 +37,7 @@ FPS, SHORT_SIDE, NUM_WORKERS = 12, 256, 2  # data.build's own
 NUM_MADE, NUM_COPIES, MADE_SECONDS, MADE_FPS = 4, 8, 10, 30
 
 
-def build_ours(videos_dir: Path, num_shards: int, bytecode: str) -> Callable[[], None]:
+def build_ours(videos_dir: Path, bytecode: str) -> Callable[[], None]:
     """Our build, into a folder of its own each time."""
     # Decoders are processes: they find byte code in place, as after pip.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -61,7 +60,6 @@ def build_ours(videos_dir: Path, num_shards: int, bytecode: str) -> Callable[[],
                 fps=FPS,
                 short_side=SHORT_SIDE,
                 num_workers=NUM_WORKERS,
-                num_shards=num_shards,
                 max_skipped=0.0,
                 test_share=0.0,
                 splits=("train",),
@@ -169,7 +167,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos_dir", type=Path, help="class folders of videos")
     parser.add_argument("--seconds", type=float, default=MADE_SECONDS)
-    parser.add_argument("--num_shards", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=measure.ROUNDS)
     parser.add_argument("--json", help="file to write")
     flags = parser.parse_args(argv)
@@ -179,9 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             make_videos(videos_dir, seconds=flags.seconds)
         count = len(videos_in(videos_dir))
         contenders = [
-            measure.Contender(
-                "ours", build_ours, (videos_dir, flags.num_shards, made + "/bytecode")
-            ),
+            measure.Contender("ours", build_ours, (videos_dir, made + "/bytecode")),
             measure.Contender("limit, same pixels", build_limit, (videos_dir, True)),
             measure.Contender("limit, no RGB", build_limit, (videos_dir, False)),
         ]
