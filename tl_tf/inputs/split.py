@@ -58,6 +58,8 @@ def options() -> tf.data.Options:
     chosen.deterministic = True
     # A saved iterator then holds the shuffle buffer, but nothing that is decoded.
     chosen.experimental_symbolic_checkpoint = True
+    # Or a prefetch of its own is put at the end, which doubles until memory is full.
+    chosen.experimental_optimization.inject_prefetch = False
     chosen.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF  # each host has its part already
     )
