@@ -142,6 +142,12 @@ def test_the_number_of_workers_does_not_matter(source, built, tmp_path):
     assert contents(tmp_path) == contents(built)
 
 
+def test_workers_that_share_a_shard_keep_its_order(source, tmp_path):
+    run(source, tmp_path / "one", num_shards=1, num_workers=1)
+    run(source, tmp_path / "five", num_shards=1, num_workers=5)
+    assert contents(tmp_path / "five") == contents(tmp_path / "one")
+
+
 def test_the_folder_names_do_not_matter(source, built, tmp_path):
     shutil.copytree(source, tmp_path / "copy")
     run(
