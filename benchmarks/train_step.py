@@ -4,6 +4,7 @@
   python -m benchmarks.train_step --models=b16 --what=step --precisions=bfloat16
   python -m benchmarks.train_step --report=gains           TokenLearner's, by cost
   python -m benchmarks.train_step --report=memory          recomputation, accumulation
+  python -m benchmarks.train_step --report=estimate        tl_tf/memory.py's, measured
   python -m benchmarks.train_step --report=attention       long sequences
   python -m benchmarks.train_step --report=growth          curves, as pictures
 
@@ -23,8 +24,9 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.rivals import sizes
 
-LIBRARIES = ("flax", "timm", "timm_eager", "keras")
-REPORTS = ("rivals", "gains", "memory", "attention", "growth")
+LIBRARIES = ("flax", "timm", "timm_eager", "keras", "keras_graph")
+REPORTS = ("rivals", "gains", "memory", "estimate", "attention", "growth")
+ESTIMATE_BATCHES = (2, 6)
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 S32 = sizes.Sizes(
     image_px=384, patch_px=32, hidden_size=384, depth=12, num_heads=6, batch_size=8
@@ -137,7 +139,7 @@ def build_rival(library: str, *arguments) -> Callable[[], None]:
     library, _, form = library.partition("_")
     model = "vit" if isinstance(arguments[0], sizes.Sizes) else "x2p1d"
     module = importlib.import_module(f"benchmarks.rivals.{library}_{model}")
-    return module.build(*arguments, is_compiled=form != "eager")
+    return module.build(*arguments, is_compiled=not form)
 
 
 def cost_ratio(base, other) -> float:
@@ -155,10 +157,12 @@ def _ours(name: str, *arguments, build=build_ours, **options) -> measure.Contend
     return measure.Contender(name, functools.partial(build, *arguments, **options))
 
 
-def _both(size, what: str, precision: str, prefix: str = "") -> list[measure.Contender]:
+def _forms(
+    by: Sequence[str], size, what: str, precision: str, prefix: str = ""
+) -> list[measure.Contender]:
     return [
         _ours(f"{prefix}ours, {form}", size, what, precision, form == "XLA")
-        for form in ("XLA", "graph")
+        for form in by
     ]
 
 
@@ -181,13 +185,13 @@ def _megabytes(result: measure.Result) -> str:
 
 def report_rivals(models, arguments) -> dict:
     """How many times as fast we are, compiled and not, as each library."""
-    widths = (10, 8, 9, 12, 26, 26, 6)
-    print(_line(["model", "what", "dtype", "rival", "XLA", "graph", "MB"], widths))
+    widths = (10, 8, 9, 12, *[26 for _ in arguments.by], 6)
+    print(_line(["model", "what", "dtype", "rival", *arguments.by, "MB"], widths))
     found = {}
     for name, size in models.items():
         for precision in arguments.precisions:
             for what in arguments.what:
-                contenders = _both(size, what, precision)
+                contenders = _forms(arguments.by, size, what, precision)
                 contenders += [
                     measure.Contender(
                         library, build_rival, (library, size, what, precision)
@@ -199,7 +203,7 @@ def report_rivals(models, arguments) -> dict:
                 for rival, result in results.items():
                     ratios = [
                         str(measure.speedup(results[f"ours, {form}"], result))
-                        for form in ("XLA", "graph")
+                        for form in arguments.by
                     ]
                     row = [name, what, precision, rival, *ratios, _megabytes(result)]
                     print(_line(row, widths), flush=True)
@@ -220,8 +224,7 @@ def report_gains(models, arguments) -> dict:
                 contenders = [
                     contender
                     for prefix, size in pair.items()
-                    for contender in _both(size, what, precision, prefix)
-                    if contender.name.endswith(tuple(arguments.by))
+                    for contender in _forms(arguments.by, size, what, precision, prefix)
                 ]
                 results = measure.interleave(contenders, rounds=arguments.rounds)
                 found[f"{name} {what} {precision}"] = results
@@ -259,6 +262,38 @@ def report_memory(models, arguments) -> dict:
                 row = [name, form, way, _megabytes(result), f"{share:.2f}"]
                 row.append(str(measure.speedup(result, plain)))
                 print(_line(row, widths), flush=True)
+    return found
+
+
+def report_estimate(models, arguments) -> dict:
+    """MB of activations an example: by tl_tf/memory.py, and as memory grows.
+
+    Weights and gradients cancel in the slope between two batches.
+    """
+    from tl_tf import memory
+
+    widths = (10, 8, 10, 10, 6)
+    print(_line(["model", "what", "estimated", "measured", "ratio"], widths))
+    found = {}
+    for name, size in models.items():
+        estimate = memory.estimate(_build_model(size), [1, *size.input_shape])
+        by_what = {"forward": estimate.inference_bytes, "step": estimate.training_bytes}
+        for what in arguments.what:
+            contenders = [
+                _ours(
+                    str(n),
+                    dataclasses.replace(size, batch_size=n),
+                    *(what, "float32", False),
+                )
+                for n in ESTIMATE_BATCHES
+            ]
+            results = measure.interleave(contenders, rounds=arguments.rounds)
+            found[f"{name} {what}"] = results
+            low, high = (result.extra_bytes for result in results.values())
+            slope = (high - low) / (ESTIMATE_BATCHES[1] - ESTIMATE_BATCHES[0])
+            megabytes = [f"{value / 1e6:.1f}" for value in (by_what[what], slope)]
+            row = [name, what, *megabytes, f"{slope / by_what[what]:.2f}"]
+            print(_line(row, widths), flush=True)
     return found
 
 
@@ -367,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--micro_batch", type=int, default=4, help="of 4, in a step")
     parser.add_argument(
-        "--by", type=names, default="XLA,graph", help="of gains, memory, attention"
+        "--by", type=names, default="XLA,graph", help="ours, of all but growth"
     )
     parser.add_argument("--batch_size", type=int, help="instead of the models'")
     parser.add_argument("--rounds", type=int, default=measure.ROUNDS)

@@ -19,13 +19,12 @@ def short_rounds(monkeypatch):
 
 def test_a_smoke_run_prints_and_writes(tmp_path, capsys):
     path = tmp_path / "step.json"
-    lines = run(
-        capsys, "--models=tiny", "--what=step", "--rivals=flax", f"--json={path}"
-    )
-    assert lines[0].split() == ["model", "what", "dtype", "rival", "XLA", "graph", "MB"]
-    rows = [line for line in lines if re.match("tiny +step +float32 +ours", line)]
-    assert len(rows) == 2
-    assert re.search(r"ours, XLA +1 \(1 to 1\)", rows[0])
+    small = ["--models=tiny", "--what=step", "--rivals=keras_graph", "--by=graph"]
+    lines = run(capsys, *small, f"--json={path}")
+    assert lines[0].split() == ["model", "what", "dtype", "rival", "graph", "MB"]
+    rows = [line for line in lines if re.match("tiny +step +float32", line)]
+    assert re.search(r"ours, graph +1 \(1 to 1\)", rows[0])
+    assert re.search(r"keras_graph +[0-9.]+ \(", rows[1])
     (results,) = json.loads(path.read_text()).values()
     assert len(results["ours, graph"]["seconds"]) == 1
 
@@ -37,6 +36,11 @@ def test_every_report_runs(tmp_path, capsys, monkeypatch):
     assert any("of it" in line for line in run(capsys, "--report=gains", *small))
     lines = run(capsys, "--report=memory", *small, "--micro_batch=1")
     assert sum("4 micro-batches" in line for line in lines) == 4
+    lines = run(capsys, "--report=estimate", *small)
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["tiny", "step"],
+        ["tiny_tl", "step"],
+    ]
     points = {"TokenLearner": [(2, train_step.TINY_MODELS["tiny_tl"])]}
     monkeypatch.setattr(train_step, "growing", lambda kind: (points, kind))
     run(capsys, "--report=growth", "--growth=tokens", *small)
