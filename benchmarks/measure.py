@@ -47,12 +47,16 @@ class Result:
     Args:
       seconds: of one call, by round.
       extra_bytes: peak of the resident set over all calls but the warm-up, in which
-        things are compiled, above what was resident before the first.
+        things are compiled, above what was resident before the first: compiled code
+        counts.
+      call_bytes: the same peak above what is resident between calls, what was compiled
+        among it.
       peak_bytes: of the process, libraries and inputs included.
     """
 
     seconds: list[float]
     extra_bytes: int
+    call_bytes: int
     peak_bytes: int
 
 
@@ -179,8 +183,8 @@ class _Worker:
         """Of one call, mean over a round's share."""
         return self._ask("run", self._calls)
 
-    def memory(self) -> tuple[int, int]:
-        """-> bytes above those before the first call, and in all."""
+    def memory(self) -> tuple[int, int, int]:
+        """-> bytes above those before the first call, between calls, and in all."""
         return self._ask("memory", 0)
 
     def stop(self) -> None:
@@ -211,7 +215,7 @@ def _serve(pipe, build, arguments) -> None:
         )
         return
     _settle()
-    before = _status_bytes("VmRSS")
+    before = between = _status_bytes("VmRSS")
     pipe.send(None)
     while True:
         try:
@@ -220,10 +224,11 @@ def _serve(pipe, build, arguments) -> None:
             return
         if what == "memory":
             peak = _status_bytes("VmHWM")
-            pipe.send((peak - before, peak))
+            pipe.send((peak - before, peak - between, peak))
             continue
         if what == "settle":  # compiling is over
             _settle()
+            between = _status_bytes("VmRSS")
             pipe.send(None)
             continue
         seconds = 0.0

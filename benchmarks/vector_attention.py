@@ -1,14 +1,17 @@
 """Vector attention, forward and backward: ours against naive, chunked and PyTorch.
 
   python -m benchmarks.vector_attention [--json=FILE] [--shapes 512x432 4096x432]
+  python -m benchmarks.vector_attention --images_dir=DIR      curves, as pictures
 
 Prints, for each shape, how many times as fast `fast` is as each rival, how many times
 less memory it takes, and its largest error against float64, relative to each tensor's
-largest value.
+largest value.  The curves are of the speed over the tokens, and of the error over the
+order of the polynomials.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +20,9 @@ from benchmarks import measure
 RIVALS = ("naive", "chunked", "PyTorch")
 MAX_NAIVE_TOKENS = 512  # above, N x N x C does not fit
 ERROR_CHANNELS = 8  # compared with float64: N x N each
+CURVE_TOKENS, CURVE_CHANNELS = (32, 64, 128, 256, 512, 1024, 2048), 432
+CURVE_ORDERS = (4, 6, 8, 11, 15, 19, 23, 27, 35, 43, 51, 59, 71)
+CURVE_LIMITS = {1: 24.0, 6: 24.0, 13: 24.0, 22: 24.0, 50: None, 100: None}
 
 
 def _tensors(n: int, c: int) -> list[np.ndarray]:
@@ -103,9 +109,71 @@ def compare(n: int, c: int, *, rounds: int, rivals=RIVALS) -> dict:
         "memory_ratio": {
             name: r.extra_bytes / own.extra_bytes for name, r in results.items()
         },
+        "call_memory_ratio": {
+            name: r.call_bytes / own.call_bytes for name, r in results.items()
+        },
         "error": error,
         "max_error": max(error.values()),
     }
+
+
+def draw_speed(path: Path, rounds: int) -> list[dict]:
+    """`fast` against chunked and PyTorch over the number of tokens."""
+    rows = [
+        compare(n, CURVE_CHANNELS, rounds=rounds, rivals=("chunked", "PyTorch"))
+        for n in CURVE_TOKENS
+    ]
+    curves = {}
+    for n, row in zip(CURVE_TOKENS, rows, strict=True):
+        for name, ratio in row["speedup"].items():
+            print(f"N = {n}: {ratio} times as fast as {name}", flush=True)
+            curves.setdefault(f"as {name}", []).append((n, ratio.median))
+    measure.draw_curves(
+        path,
+        curves,
+        title=f"How many times as fast `fast` is, {CURVE_CHANNELS} channels",
+        x_label="tokens",
+        y_label="times as fast, forward and gradient",
+    )
+    return rows
+
+
+def draw_errors(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Largest error of outputs and gradients over the order, by the logits' size."""
+    import tensorflow as tf
+
+    from tl_tf.layers import exponential_kernel
+    from tl_tf.layers import vector_attention as layer
+
+    q, k, v, dy = _tensors(MAX_NAIVE_TOKENS, 2)
+    k -= k.mean(axis=1, keepdims=True)  # as the layer centres them
+    v -= v.mean(axis=1, keepdims=True)
+    curves = {}
+    for z, smoothing in CURVE_LIMITS.items():
+        half_range = (k.max(axis=1) - k.min(axis=1)) / 2  # [1, C]
+        scaled = q * (z / (np.abs(q).max(axis=1) * half_range))[:, None]
+        scaled = scaled.astype(np.float32)
+        want = exact(*(x[0] for x in (scaled, k, v, dy)))
+        for number in CURVE_ORDERS:
+            options = {
+                "order": exponential_kernel.Order(z, number, smoothing),
+                "dtype": tf.float64,
+            }
+            y, slope, total = layer._attend_by_order(scaled, k, v, **options)
+            gradients = layer._gradients_by_order(scaled, k, v, y, total, dy, **options)
+            error = max(
+                float(np.abs(x[0] - right).max() / np.abs(right).max())
+                for x, right in zip((y, dy * slope, *gradients), want, strict=True)
+            )
+            curves.setdefault(f"Z = {z}", []).append((number, error))
+    measure.draw_curves(
+        path,
+        curves,
+        title="Largest error of outputs and gradients, normal queries and keys",
+        x_label="polynomials in q and in k",
+        y_label="relative to each tensor's largest value",
+    )
+    return curves
 
 
 def main(argv: list[str]) -> None:
@@ -115,8 +183,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--shapes", nargs="+", default=["512x432", "4096x432"])
     parser.add_argument("--rivals", nargs="*", default=RIVALS, choices=RIVALS)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images_dir", type=Path, help="draws the curves alone")
     arguments = parser.parse_args(argv)
     rows = []
+    if arguments.images_dir:
+        draw_errors(arguments.images_dir / "vector_attention_orders.png")
+        rows = draw_speed(
+            arguments.images_dir / "vector_attention_tokens.png", arguments.rounds
+        )
+        arguments.shapes = []
     for shape in arguments.shapes:
         n, c = (int(size) for size in shape.split("x"))
         row = compare(n, c, rounds=arguments.rounds, rivals=arguments.rivals)
@@ -124,8 +199,13 @@ def main(argv: list[str]) -> None:
         error = ", ".join(f"{name} {value:.1e}" for name, value in row["error"].items())
         print(f"N = {n}, C = {c}: largest error {row['max_error']:.1e} ({error})")
         for name, ratio in row["speedup"].items():
-            memory = row["memory_ratio"][name]
-            print(f"  {ratio} times as fast as {name}, {memory:.3g} times less memory")
+            memory, of_call = (
+                row[kind][name] for kind in ("memory_ratio", "call_memory_ratio")
+            )
+            print(
+                f"  {ratio} times as fast as {name}, {memory:.3g} times less memory"
+                f" with compiled code, {of_call:.3g} times in a call"
+            )
         sys.stdout.flush()
     if arguments.json:
         measure.write_json(arguments.json, rows)

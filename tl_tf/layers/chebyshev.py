@@ -10,12 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# Rows of a block that `moments` sums in one go; 16 are already too many for XLA on a
-# CPU to make vector instructions of.
-UNROLLED_ROWS = 8
-
-# Elements of a block of points in `moments`: what stays in a processor's cache.
-BLOCK_SIZE = 1 << 18
+# Points that `moments` sums in one go, as additions that XLA on a CPU makes vector
+# instructions of: it does not of a reduction, nor of 16 additions.
+UNROLLED_POINTS = 8
 
 
 def nodes(order: int) -> np.ndarray:
@@ -50,60 +47,59 @@ def evaluate(x: tf.Tensor, coefficients: tf.Tensor) -> list[tf.Tensor]:
     Shapes: x [B, N, C], coefficients [B, R, U, C] -> U tensors [B, N, C]
     """
     order, num_series = coefficients.shape[1:3]
-    polynomials = _polynomials(x, order)
-
-    def series(u):
-        terms = (t * coefficients[:, n, u, None] for n, t in enumerate(polynomials))
-        return functools.reduce(tf.add, terms)  # [B, N, C]
-
-    return [series(u) for u in range(num_series)]
+    num_factors, num_steps = _factors(order, arrays_per_step=1)
+    change = tf.constant(_from_products(order, num_steps), x.dtype)
+    coefficients = tf.einsum("nas,bnuc->basuc", change, coefficients)
+    small = _polynomials(x, num_factors + 1)  # T_0 ... T_m
+    large = _polynomials(small.pop(), num_steps)  # T_0, T_m, T_2m, ...
+    outer = []
+    for step, t_large in enumerate(large):
+        inner = (
+            t[:, :, None] * coefficients[:, None, factor, step]
+            for factor, t in enumerate(small)
+        )  # [B, N, U, C]
+        outer.append(t_large[:, :, None] * functools.reduce(tf.add, inner))
+    return tf.unstack(functools.reduce(tf.add, outer), num=num_series, axis=2)
 
 
 def moments(x: tf.Tensor, weights: Sequence[tf.Tensor], order: int) -> tf.Tensor:
     """Sums of T_n(x) times each of U weights, over N points, for every n below `order`.
 
-    The basis that is summed is T_a(x) T_{b m}(x), a < m, in blocks of points: m + U
-    order / m arrays and one product of them, instead of U order; a constant matrix
-    makes the moments of it.
+    The basis that is summed is T_a(x) T_{b m}(x), a < m, a few points after the other:
+    m + U order / m arrays and one product of them, instead of U order; a constant
+    matrix makes the moments of it.
 
     Shapes: x [B, N, C], U weights [B, N, C] -> [B, order, U, C]
     """
     _, n, c = x.shape
-    num_factors, num_steps = _factors(order)
-    num_blocks = -(-n * c // BLOCK_SIZE)
-    rows = -(-n // (num_blocks * UNROLLED_ROWS)) * UNROLLED_ROWS
-    num_blocks = -(-n // rows)
+    num_factors, num_steps = _factors(order, arrays_per_step=len(weights))
 
     def blocks_of(y):  # padded points have no weight
-        y = tf.pad(y, [[0, 0], [0, num_blocks * rows - n], [0, 0]])
-        return tf.reshape(y, [-1, rows // UNROLLED_ROWS, UNROLLED_ROWS, c])
+        y = tf.pad(y, [[0, 0], [0, -n % UNROLLED_POINTS], [0, 0]])
+        y = tf.reshape(y, [-1, -(-n // UNROLLED_POINTS), UNROLLED_POINTS, c])
+        return tf.transpose(y, [1, 0, 2, 3])
 
-    def block_sums(block):
-        x, *weights = block  # [rows / 8, 8, C]
+    def add_block(sums, block):
+        x, *weights = block  # [B, 8, C]
         small = _polynomials(x, num_factors + 1)  # T_0 ... T_m
         large = _polynomials(small.pop(), num_steps)  # T_0, T_m, T_2m, ...
-        weighted = [t * w for w in weights for t in large]
-        small, weighted = (
-            tf.stack(small, 1),
-            tf.stack(weighted, 1),
-        )  # [rows / 8, ., 8, C]
+        small = tf.stack(small, axis=1)
+        weighted = tf.stack([t * w for w in weights for t in large], axis=1)
         products = (
-            small[:, :, None, row] * weighted[:, None, :, row]
-            for row in range(UNROLLED_ROWS)
-        )  # [rows / 8, m, U steps, C]
-        return tf.reduce_sum(functools.reduce(tf.add, products), axis=0)
+            small[:, :, None, point] * weighted[:, None, :, point]
+            for point in range(UNROLLED_POINTS)
+        )  # [B, m, U steps, C]
+        return sums + functools.reduce(tf.add, products)
 
-    sums = tf.map_fn(
-        block_sums,
+    zeros = tf.zeros_like(x[:, 0])[:, None, None]  # [B, 1, 1, C]
+    sums = tf.foldl(
+        add_block,
         [blocks_of(y) for y in (x, *weights)],
-        fn_output_signature=tf.TensorSpec(
-            [num_factors, len(weights) * num_steps, c], x.dtype
-        ),
+        tf.tile(zeros, [1, num_factors, len(weights) * num_steps, 1]),
         parallel_iterations=1,
     )
-    shape = [-1, num_blocks, num_factors, len(weights), num_steps, c]
-    sums = tf.reduce_sum(tf.reshape(sums, shape), axis=1)  # [B, m, U, steps, C]
-    change = tf.constant(_from_products(order), x.dtype)  # [order, m, steps]
+    sums = tf.reshape(sums, [-1, num_factors, len(weights), num_steps, c])
+    change = tf.constant(_from_products(order, num_steps), x.dtype)
     return tf.einsum("nas,bausc->bnuc", change, sums)
 
 
@@ -116,15 +112,18 @@ def _polynomials(x: tf.Tensor, order: int) -> list[tf.Tensor]:
     return polynomials[:order]
 
 
-def _factors(order: int) -> tuple[int, int]:
+def _factors(order: int, *, arrays_per_step: int) -> tuple[int, int]:
     """m and the number of steps, m x steps >= order, with the fewest arrays."""
-    num_steps = max(1, round((order / 2) ** 0.5))
+    num_steps = max(1, round((order / arrays_per_step) ** 0.5))
     return -(-order // num_steps), num_steps
 
 
-def _from_products(order: int) -> np.ndarray:
-    """T_n in the basis T_a T_{b m}, by T_{a + bm} = 2 T_a T_{bm} - T_{bm - a}."""
-    num_factors, num_steps = _factors(order)
+def _from_products(order: int, num_steps: int) -> np.ndarray:
+    """T_n in the basis T_a T_{b m}, by T_{a + bm} = 2 T_a T_{bm} - T_{bm - a}.
+
+    -> float64 [order, m, steps]
+    """
+    num_factors = -(-order // num_steps)
     change = np.zeros([num_factors * num_steps, num_factors, num_steps])
     for n in range(len(change)):
         step, factor = divmod(n, num_factors)

@@ -4,7 +4,8 @@ The derivation, the orders and what was measured are in docs/VECTOR_ATTENTION.md
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -57,24 +58,23 @@ class ExponentialKernel:
         self.q_max = tf.reduce_max(tf.abs(q), axis=1, keepdims=True)  # [B, 1, C]
         s = tf.math.divide_no_nan(q, self.q_max)
 
-        nodes = chebyshev.nodes(self._order)
+        nodes = tf.constant(chebyshev.nodes(self._order)[:, None], q.dtype)
         self._to_coefficients = tf.constant(
             chebyshev.interpolation(self._order), q.dtype
         )  # [nodes, order]
         largest = self.q_max * self.half_range  # Z [B, 1, C]
-        if order.smoothing is None:
-            self._signs, self._s = (1, -1), 2 * tf.abs(s) - 1
+        self._is_split = order.smoothing is None
+        if self._is_split:
             self._is_positive = s > 0
-            z = largest * tf.constant((nodes[:, None] + 1) / 2, q.dtype)
-            g = z
+            self._s = 2 * tf.abs(s) - 1
+            z = scale = largest * (nodes + 1) / 2
         else:
-            self._signs, self._s = (1,), s
-            z = largest * tf.constant(nodes[:, None], q.dtype)  # [B, nodes, C]
-            g = tf.sqrt(z**2 + order.smoothing**2) - order.smoothing
-        exponents = z[:, :, None] * tf.constant(nodes[:, None], q.dtype)
-        self._at_nodes = [
-            tf.exp(sign * exponents - g[:, :, None]) for sign in self._signs
-        ]  # [B, nodes in s, nodes in kappa, C]
+            self._s = s
+            z = largest * nodes  # [B, nodes, C]
+            scale = tf.sqrt(z**2 + order.smoothing**2) - order.smoothing
+        self._at_nodes = tf.exp(
+            z[:, :, None] * nodes - scale[:, :, None]
+        )  # [B, nodes in s, nodes in kappa, C]
 
     def over_keys(self, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """sum_j K_ij w_j for each weight w, then sum_j K_ij kappa_j w_j.
@@ -84,21 +84,21 @@ class ExponentialKernel:
         moments = chebyshev.moments(self._kappa, weights, self._order + 1)
         moments = tf.concat([moments[:, :-1], chebyshev.times_x(moments)], axis=2)
         at_keys = tf.einsum("ln,bnuc->bluc", self._to_coefficients, moments)
-        by_sign = [
-            tf.reduce_sum(kernel[:, :, :, None] * at_keys[:, None], axis=2)
-            for kernel in self._at_nodes
-        ]  # [B, nodes in s, 2 U, C]
-        sums = [
-            chebyshev.evaluate(
-                self._s, tf.einsum("mp,bmuc->bpuc", self._to_coefficients, at_queries)
-            )
-            for at_queries in by_sign
-        ]
-        if len(sums) == 1:
-            return sums[0]
+        if self._is_split:  # exp(-z kappa) at a node is exp(z kappa) at the opposite
+            at_keys = tf.concat([at_keys, at_keys[:, ::-1]], axis=2)
+
+        at_queries = _sum(
+            self._at_nodes[:, :, node, None] * at_keys[:, None, node]
+            for node in range(self._order)
+        )  # [B, nodes in s, 2 U, C]
+        coefficients = tf.einsum("mp,bmuc->bpuc", self._to_coefficients, at_queries)
+        sums = chebyshev.evaluate(self._s, coefficients)
+        if not self._is_split:
+            return sums
+        half = len(sums) // 2
         return [
             tf.where(self._is_positive, up, down)
-            for up, down in zip(*sums, strict=True)
+            for up, down in zip(sums[:half], sums[half:], strict=True)
         ]
 
     def over_queries(self, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -107,24 +107,33 @@ class ExponentialKernel:
         Shapes: U weights [B, N, C] -> U + 1 tensors [B, N, C]
         """
         count = len(weights)
-        if len(self._signs) == 2:
+        if self._is_split:
             up = [tf.where(self._is_positive, w, 0) for w in weights]
             weights = up + [w - u for w, u in zip(weights, up, strict=True)]
         moments = chebyshev.moments(self._s, weights, self._order + 1)
-        times_s = chebyshev.times_x(moments)  # [B, order, signs U, C]
-        at_keys = 0.0
-        for index, (sign, kernel) in enumerate(
-            zip(self._signs, self._at_nodes, strict=True)
-        ):
-            part = slice(index * count, (index + 1) * count)
-            plain, by_s = moments[:, :-1, part], times_s[:, :, part]
-            if len(self._signs) == 2:
-                by_s = sign * (plain + by_s) / 2  # q = +-q_max (1 + s) / 2
-            both = tf.concat([plain[:, :, :1], self.q_max[:, None] * by_s], axis=2)
-            at_queries = tf.einsum("mp,bpuc->bmuc", self._to_coefficients, both)
-            at_keys += tf.reduce_sum(kernel[:, :, :, None] * at_queries[:, :, None], 1)
+        plain, by_s = moments[:, :-1], chebyshev.times_x(moments)  # [B, order, ., C]
+        if self._is_split:  # |q| = q_max (1 + s) / 2
+            by_s = (plain + by_s) / 2
+        by_q = self.q_max[:, None] * by_s
+        parts = [plain[:, :, :1], by_q[:, :, :count]]
+        if self._is_split:
+            parts += [plain[:, :, count : count + 1], -by_q[:, :, count:]]
+        both = tf.concat(parts, axis=2)
+        at_queries = tf.einsum("mp,bpuc->bmuc", self._to_coefficients, both)
+
+        at_keys = _sum(
+            self._at_nodes[:, node, :, None] * at_queries[:, node, None]
+            for node in range(self._order)
+        )  # [B, nodes in kappa, U + 1, C], twice that when split
+        if self._is_split:
+            at_keys = at_keys[:, :, : count + 1] + at_keys[:, ::-1, count + 1 :]
         coefficients = tf.einsum("ln,bluc->bnuc", self._to_coefficients, at_keys)
         return chebyshev.evaluate(self._kappa, coefficients)
+
+
+def _sum(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
+    """One addition after the other: a reduction is slower under XLA on a CPU."""
+    return functools.reduce(tf.add, tensors)
 
 
 def choose_order(q: tf.Tensor, k: tf.Tensor, orders: Sequence[Order]) -> tf.Tensor:

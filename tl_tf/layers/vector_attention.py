@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from tl_tf.layers import exponential_kernel
 
@@ -40,7 +41,8 @@ def vector_attention(
         CHUNK_SIZE / N of that; "fast" needs O(N) time and memory, is within 1e-5 of
         the exact result, outputs and gradients, for float32 and as close as bfloat16
         tells for bfloat16, and is "chunked" where the logits are too large for that;
-        "auto" is "fast" from MIN_FAST_TOKENS tokens on, but "chunked" on a TPU.
+        "auto" is "fast" from MIN_FAST_TOKENS tokens on, but for float32 "chunked" on a
+        TPU, which has no float64.
     Raises:
       ValueError: implementation is unknown.
     """
@@ -53,10 +55,10 @@ def vector_attention(
         [(x, ("B", "N", "C")) for x in (q, k, v)], message="vector_attention"
     )
     if implementation == "auto":
-        # Within a step that XLA compiles as a whole, as on a TPU, `fast` took minutes
-        # and gigabytes to compile for 512 tokens.
-        is_fast = q.shape[1] >= MIN_FAST_TOKENS
-        is_fast = is_fast and not tf.config.list_logical_devices("TPU")
+        needs_float64 = q.dtype == tf.float32
+        is_fast = q.shape[1] >= MIN_FAST_TOKENS and not (
+            needs_float64 and tf.config.list_logical_devices("TPU")
+        )
         implementation = "fast" if is_fast else "chunked"
     attend = {"naive": _naive, "chunked": _chunked, "fast": _fast}[implementation]
     # What float32 tells needs float64 between; what bfloat16 tells, float32.
@@ -95,6 +97,10 @@ def _gradients_fast(*tensors, choice, dtype):
 
 
 def _switch(choice, by_order, in_chunks, tensors, dtype):
+    # While tracing, tf2xla looks for constants among what a conditional takes, by
+    # interpreting on the host all that it was made of: minutes, unless a barrier ends
+    # the search.
+    tensors = gen_xla_ops.xla_optimization_barrier(list(tensors))
     branches = [
         functools.partial(by_order, *tensors, order=order, dtype=dtype)
         for order in exponential_kernel.ORDERS[dtype]
