@@ -49,14 +49,11 @@ class Result:
       extra_bytes: peak of the resident set over all calls but the warm-up, in which
         things are compiled, above what was resident before the first: compiled code
         counts.
-      call_bytes: the same peak above what is resident between calls, what was compiled
-        among it.
       peak_bytes: of the process, libraries and inputs included.
     """
 
     seconds: list[float]
     extra_bytes: int
-    call_bytes: int
     peak_bytes: int
 
 
@@ -130,8 +127,9 @@ def draw_curves(
     title: str,
     x_label: str,
     y_label: str,
+    is_log: bool = True,
 ) -> None:
-    """Draws lines of (x, y) on logarithmic axes, as PNG."""
+    """Draws lines of (x, y) on logarithmic axes, or on linear ones, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -141,11 +139,12 @@ def draw_curves(
     for name, points in curves.items():
         xs, ys = zip(*sorted(points), strict=True)
         axes.plot(xs, ys, marker="o", markersize=4, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    ticks = sorted({x for points in curves.values() for x, _ in points})
-    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    axes.minorticks_off()
+    if is_log:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -183,8 +182,8 @@ class _Worker:
         """Of one call, mean over a round's share."""
         return self._ask("run", self._calls)
 
-    def memory(self) -> tuple[int, int, int]:
-        """-> bytes above those before the first call, between calls, and in all."""
+    def memory(self) -> tuple[int, int]:
+        """-> bytes above those before the first call, and in all."""
         return self._ask("memory", 0)
 
     def stop(self) -> None:
@@ -215,7 +214,7 @@ def _serve(pipe, build, arguments) -> None:
         )
         return
     _settle()
-    before = between = _status_bytes("VmRSS")
+    before = _status_bytes("VmRSS")
     pipe.send(None)
     while True:
         try:
@@ -224,11 +223,10 @@ def _serve(pipe, build, arguments) -> None:
             return
         if what == "memory":
             peak = _status_bytes("VmHWM")
-            pipe.send((peak - before, peak - between, peak))
+            pipe.send((peak - before, peak))
             continue
         if what == "settle":  # compiling is over
             _settle()
-            between = _status_bytes("VmRSS")
             pipe.send(None)
             continue
         seconds = 0.0

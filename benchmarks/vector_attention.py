@@ -109,9 +109,6 @@ def compare(n: int, c: int, *, rounds: int, rivals=RIVALS) -> dict:
         "memory_ratio": {
             name: r.extra_bytes / own.extra_bytes for name, r in results.items()
         },
-        "call_memory_ratio": {
-            name: r.call_bytes / own.call_bytes for name, r in results.items()
-        },
         "error": error,
         "max_error": max(error.values()),
     }
@@ -199,13 +196,8 @@ def main(argv: list[str]) -> None:
         error = ", ".join(f"{name} {value:.1e}" for name, value in row["error"].items())
         print(f"N = {n}, C = {c}: largest error {row['max_error']:.1e} ({error})")
         for name, ratio in row["speedup"].items():
-            memory, of_call = (
-                row[kind][name] for kind in ("memory_ratio", "call_memory_ratio")
-            )
-            print(
-                f"  {ratio} times as fast as {name}, {memory:.3g} times less memory"
-                f" with compiled code, {of_call:.3g} times in a call"
-            )
+            memory = row["memory_ratio"][name]
+            print(f"  {ratio} times as fast as {name}, {memory:.3g} times less memory")
         sys.stdout.flush()
     if arguments.json:
         measure.write_json(arguments.json, rows)

@@ -203,7 +203,8 @@ def main(argv: list[str]) -> None:
                 curves,
                 title="Training loss by implementation, same seed",
                 x_label="step",
-                y_label="loss",
+                y_label="loss, mean of 10 steps",
+                is_log=False,
             )
     if arguments.json:
         measure.write_json(arguments.json, content)

@@ -35,8 +35,8 @@ def test_the_limit_makes_as_many_frames(videos, has_rgb):
 
 def test_the_report_compares():
     results = {
-        "ours": measure.Result([2.0, 2.0], 0, 0, 0),
-        "limit": measure.Result([1.0, 1.0], 0, 0, 0),
+        "ours": measure.Result([2.0, 2.0], 0, 0),
+        "limit": measure.Result([1.0, 1.0], 0, 0),
     }
     table = build_rate.report(results, 5)
     assert "0.5 (0.5 to 0.5)" in table.splitlines()[2]

@@ -32,9 +32,9 @@ def test_a_missing_rival_is_told(tmp_path, monkeypatch):
 
 def test_the_report_compares(tmp_path):
     results = {
-        startup.BASE: measure.Result([2.0, 2.0], 0, 0, 0),
-        "ours": measure.Result([3.0, 3.0], 0, 0, 0),
-        "timm": measure.Result([6.0, 6.0], 0, 0, 0),
+        startup.BASE: measure.Result([2.0, 2.0], 0, 0),
+        "ours": measure.Result([3.0, 3.0], 0, 0),
+        "timm": measure.Result([6.0, 6.0], 0, 0),
     }
     table = startup.report(results, {"imports": 1.0, "a step": 3.0})
     rows = {line.split("  ")[0]: line for line in table.splitlines()}

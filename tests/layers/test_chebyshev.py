@@ -18,10 +18,11 @@ def polynomials(x, order):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 7, 20, 36, 72])
-@pytest.mark.parametrize("n", [5, 16, 21])  # of which 8 are summed at a time
-def test_moments_are_sums_of_polynomials(order, n):
-    x = points()[:, :n]
-    weights = [random_normal(B, n, C, seed=s).astype(np.float64) for s in range(3)]
+@pytest.mark.parametrize("block_size", [1 << 18, 60])  # in one block, or in several
+def test_moments_are_sums_of_polynomials(order, block_size, monkeypatch):
+    monkeypatch.setattr(chebyshev, "BLOCK_SIZE", block_size)
+    x = points()
+    weights = [random_normal(B, N, C, seed=s).astype(np.float64) for s in range(3)]
     got = chebyshev.moments(
         tf.constant(x), [tf.constant(w) for w in weights], order
     )  # [B, order, 3, C]

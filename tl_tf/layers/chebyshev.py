@@ -10,9 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# Points that `moments` sums in one go, as additions that XLA on a CPU makes vector
-# instructions of: it does not of a reduction, nor of 16 additions.
-UNROLLED_POINTS = 8
+# Rows of a block that `moments` sums in one go; 16 are already too many for XLA on a
+# CPU to make vector instructions of.
+UNROLLED_ROWS = 8
+
+# Elements of a block of points in `moments`.  Smaller ones leave a core idle.
+BLOCK_SIZE = 1 << 18
 
 
 def nodes(order: int) -> np.ndarray:
@@ -65,40 +68,44 @@ def evaluate(x: tf.Tensor, coefficients: tf.Tensor) -> list[tf.Tensor]:
 def moments(x: tf.Tensor, weights: Sequence[tf.Tensor], order: int) -> tf.Tensor:
     """Sums of T_n(x) times each of U weights, over N points, for every n below `order`.
 
-    The basis that is summed is T_a(x) T_{b m}(x), a < m, a few points after the other:
-    m + U order / m arrays and one product of them, instead of U order; a constant
-    matrix makes the moments of it.
+    The basis that is summed is T_a(x) T_{b m}(x), a < m, in blocks of points: m + U
+    order / m arrays and one product of them, instead of U order; a constant matrix
+    makes the moments of it.
 
     Shapes: x [B, N, C], U weights [B, N, C] -> [B, order, U, C]
     """
     _, n, c = x.shape
     num_factors, num_steps = _factors(order, arrays_per_step=len(weights))
+    num_blocks = -(-n * c // BLOCK_SIZE)
+    rows = -(-n // (num_blocks * UNROLLED_ROWS)) * UNROLLED_ROWS
+    num_blocks = -(-n // rows)
 
     def blocks_of(y):  # padded points have no weight
-        y = tf.pad(y, [[0, 0], [0, -n % UNROLLED_POINTS], [0, 0]])
-        y = tf.reshape(y, [-1, -(-n // UNROLLED_POINTS), UNROLLED_POINTS, c])
-        return tf.transpose(y, [1, 0, 2, 3])
+        y = tf.pad(y, [[0, 0], [0, num_blocks * rows - n], [0, 0]])
+        return tf.reshape(y, [-1, rows // UNROLLED_ROWS, UNROLLED_ROWS, c])
 
-    def add_block(sums, block):
-        x, *weights = block  # [B, 8, C]
+    def block_sums(block):
+        x, *weights = block  # [rows / 8, 8, C]
         small = _polynomials(x, num_factors + 1)  # T_0 ... T_m
         large = _polynomials(small.pop(), num_steps)  # T_0, T_m, T_2m, ...
         small = tf.stack(small, axis=1)
         weighted = tf.stack([t * w for w in weights for t in large], axis=1)
         products = (
-            small[:, :, None, point] * weighted[:, None, :, point]
-            for point in range(UNROLLED_POINTS)
-        )  # [B, m, U steps, C]
-        return sums + functools.reduce(tf.add, products)
+            small[:, :, None, row] * weighted[:, None, :, row]
+            for row in range(UNROLLED_ROWS)
+        )  # [rows / 8, m, U steps, C]
+        return tf.reduce_sum(functools.reduce(tf.add, products), axis=0)
 
-    zeros = tf.zeros_like(x[:, 0])[:, None, None]  # [B, 1, 1, C]
-    sums = tf.foldl(
-        add_block,
+    sums = tf.map_fn(
+        block_sums,
         [blocks_of(y) for y in (x, *weights)],
-        tf.tile(zeros, [1, num_factors, len(weights) * num_steps, 1]),
+        fn_output_signature=tf.TensorSpec(
+            [num_factors, len(weights) * num_steps, c], x.dtype
+        ),
         parallel_iterations=1,
     )
-    sums = tf.reshape(sums, [-1, num_factors, len(weights), num_steps, c])
+    shape = [-1, num_blocks, num_factors, len(weights), num_steps, c]
+    sums = tf.reduce_sum(tf.reshape(sums, shape), axis=1)  # [B, m, U, steps, C]
     change = tf.constant(_from_products(order, num_steps), x.dtype)
     return tf.einsum("nas,bausc->bnuc", change, sums)
 

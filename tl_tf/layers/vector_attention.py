@@ -22,8 +22,6 @@ CHUNK_SIZE = 8
 # From how many tokens on `auto` is `fast`: a guess between 64 and 512, not measured.
 MIN_FAST_TOKENS = 128
 
-Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
-
 
 def vector_attention(
     q: tf.Tensor, k: tf.Tensor, *, v: tf.Tensor, implementation: str = "auto"
@@ -74,26 +72,41 @@ def _naive(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
 
 def _chunked(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-    return _with_gradient(_attend_in_chunks, _gradients_in_chunks)(q, k, v)
+    def attend(q, k, v):
+        k, v, v_mean = _centre(k, v)
+        y, slope, log_sums = _attend_in_chunks(q, k, v)
+        return y + v_mean, (slope, k, v, y, log_sums)
+
+    def gradients(q, slope, *saved_and_dy):
+        return saved_and_dy[-1] * slope, *_gradients_in_chunks(q, *saved_and_dy)
+
+    return _with_gradient(attend, gradients)(q, k, v)
 
 
 def _fast(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *, dtype: tf.DType) -> tf.Tensor:
-    choice = exponential_kernel.choose_order(q, k, exponential_kernel.ORDERS[dtype])
     return _with_gradient(
-        functools.partial(_attend_fast, choice=choice, dtype=dtype),
-        functools.partial(_gradients_fast, choice=choice, dtype=dtype),
+        functools.partial(_attend_fast, dtype=dtype),
+        functools.partial(_gradients_fast, dtype=dtype),
     )(q, k, v)
 
 
 # Compiled even where the step around them is not: their loops over registers are XLA's.
 @tf.function(jit_compile=True, autograph=False)
-def _attend_fast(*tensors, choice, dtype):
-    return _switch(choice, _attend_by_order, _attend_in_chunks, tensors, dtype)
+def _attend_fast(q, k, v, *, dtype):
+    k, v, v_mean = _centre(k, v)
+    choice = exponential_kernel.choose_order(q, k, exponential_kernel.ORDERS[dtype])
+    y, slope, sums = _switch(
+        choice, _attend_by_order, _attend_in_chunks, (q, k, v), dtype
+    )
+    return y + v_mean, (slope, k, v, y, sums, choice)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _gradients_fast(*tensors, choice, dtype):
-    return _switch(choice, _gradients_by_order, _gradients_in_chunks, tensors, dtype)
+def _gradients_fast(q, slope, k, v, y, sums, choice, dy, *, dtype):
+    tensors = (q, k, v, y, sums, dy)
+    return dy * slope, *_switch(
+        choice, _gradients_by_order, _gradients_in_chunks, tensors, dtype
+    )
 
 
 def _switch(choice, by_order, in_chunks, tensors, dtype):
@@ -118,27 +131,27 @@ def _with_gradient(attend: Callable, gradients: Callable) -> Callable:
       dv_j = sum_i p_ij dy_i
 
     Args:
-      attend: q, k, v [B, N, C] -> y, dq / dy, and what `gradients` needs to know of the
-        sums of exponentials.
-      gradients: q, k, v, y, that, dy [B, N, C] -> dk, dv.
+      attend: q, k, v [B, N, C] -> y, and what `gradients` needs to know.
+      gradients: q, that, dy [B, N, C] -> dq, dk, dv.
     """
 
     @tf.custom_gradient
     def attention(q, k, v):
         q, k, v = (tf.stop_gradient(x) for x in (q, k, v))  # nothing here is recorded
-        # A shift of all keys cancels in the softmax, one of all values only shifts y:
-        # when centred, differences lose few digits.
-        k -= tf.reduce_mean(k, axis=1, keepdims=True)
-        v_mean = tf.reduce_mean(v, axis=1, keepdims=True)
-        v -= v_mean
-        y, slope, sums = attend(q, k, v)
-
-        def gradient(dy):
-            return dy * slope, *gradients(q, k, v, y, sums, dy)
-
-        return y + v_mean, gradient
+        y, saved = attend(q, k, v)
+        return y, lambda dy: gradients(q, *saved, dy)
 
     return attention
+
+
+def _centre(k: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """-> k and v less their means, and v's mean.
+
+    A shift of all keys cancels in the softmax, one of all values only shifts y: when
+    centred, differences lose few digits.
+    """
+    k_mean, v_mean = (tf.reduce_mean(x, axis=1, keepdims=True) for x in (k, v))
+    return k - k_mean, v - v_mean, v_mean
 
 
 def _attend_in_chunks(
