@@ -160,6 +160,7 @@ def build(
                 ),
             )
         read: manifest.Annotations = module.read(where, splits)
+        manifest.check(chosen.name, read)
         work = {
             split: plan.shards_of(
                 split,

@@ -16,7 +16,7 @@ def run(work: Sequence[shards.Shard], num_workers: int) -> None:
 
     As many shards are open, so that a video which hangs holds up one of them.
     """
-    progress = _Progress(sum(len(shard.clips) for shard in work), "videos")
+    progress = Progress(sum(len(shard.clips) for shard in work), "videos")
     num_open = min(num_workers, len(work))
     with (
         isolated.Workers(num_workers, work[0].timeout_seconds) as workers,
@@ -50,13 +50,13 @@ def run_calls(
     """Calls `function(**task)` for each task, in processes that may crash."""
     with isolated.Workers(num_workers, timeout_seconds) as workers:
         calls = [workers.submit(function, **task) for task in tasks]
-        progress = _Progress(len(calls), "videos made")
+        progress = Progress(len(calls), "videos made")
         for call in futures.as_completed(calls):
             call.result()
             progress.step()
 
 
-class _Progress:
+class Progress:
     """Tells how far a build is: one line on a terminal, a line now and then elsewhere.
 
     Args:

@@ -32,6 +32,9 @@ DATASETS = {
 SPLITS = ("train", "test")
 
 _NAME = re.compile(r"\w[\w.-]*")
+_NAME_PART = re.compile(r"[\w.-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+MAX_NAME = 4096  # characters: of a path, on the systems we know
 _UNSAFE = re.compile(r"[^\w.-]")
 
 
@@ -85,6 +88,27 @@ class Annotations:
         default_factory=dict
     )
     remarks: Sequence[str] = ()
+
+
+def check(dataset: str, read: Annotations) -> None:
+    """Raises a ValueError for names that a file, or a terminal, would not stand.
+
+    They come from annotation files and from file systems, whoever wrote those.
+    """
+    if not read.classes:
+        raise ValueError(f"{dataset}: the annotations name no class.")
+    for name in read.classes:
+        if len(name) > MAX_NAME or _CONTROL.search(name):
+            raise ValueError(
+                f"{dataset}: wanted class names of at most {MAX_NAME} characters, none"
+                f" of them a control character, got {name[:80]!r}. Rename the class."
+            )
+    for clip in (clip for clips in read.clips.values() for clip in clips):
+        if len(clip.video_id) > MAX_NAME or not _NAME_PART.fullmatch(clip.video_id):
+            raise ValueError(
+                f"{dataset}: wanted a video id of at most {MAX_NAME} letters, digits,"
+                f" '_', '-' and '.', got {clip.video_id[:80]!r}. Rename the video."
+            )
 
 
 def option(text: str, default: Any = dataclasses.MISSING) -> Any:

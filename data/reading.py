@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+MAX_TEXT_BYTES = 256 << 20  # ten times the longest official list
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm"
     " .wmv".split()
@@ -23,14 +24,21 @@ def existing(path: Path, layout: str) -> Path:
 
 def text(path: Path) -> str:
     """The content of a text file; a ValueError names the byte that is not UTF-8."""
+    with path.open("rb") as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise ValueError(
+            f"{path}: wanted at most {MAX_TEXT_BYTES >> 20} MiB of text, got more. Use"
+            " the original file."
+        )
     try:
         # utf-8-sig: editors add a byte order mark to files that had none.
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: wanted UTF-8 text, got byte {error.object[error.start]:#04x} at"
+            f"{path}: wanted UTF-8 text, got byte {content[error.start]:#04x} at"
             f" offset {error.start}. Use the original file, or save it as UTF-8."
-        ) from error
+        ) from None
 
 
 def table(
@@ -83,21 +91,30 @@ def class_list(path: Path) -> list[str]:
 def json_object(path: Path) -> dict[str, Any]:
     """The one object of a JSON file; a key that occurs twice is an error."""
 
+    repeated = []
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) < len(pairs):
             counts = Counter(key for key, _ in pairs)
-            twice = next(key for key, count in counts.items() if count > 1)
-            raise ValueError(
-                f"{path}: wanted each key once, got {twice!r} twice. Remove one of the"
-                " two."
-            )
+            repeated.append(next(key for key, count in counts.items() if count > 1))
         return content
 
     try:
         content = json.loads(text(path), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         fail(path, error.lineno, "JSON", error.msg, "use the original file")
+    except RecursionError:
+        fail(path, 1, "JSON", "lists that are too deep", "use the original file")
+    except ValueError as error:
+        if str(error).startswith(str(path)):  # of its encoding, or its size
+            raise
+        fail(path, 1, "JSON", str(error), "use the original file")
+    if repeated:
+        raise ValueError(
+            f"{path}: wanted each key once, got {repeated[0][:80]!r} twice. Remove one"
+            " of the two."
+        )
     if not isinstance(content, dict):
         fail(
             path, 1, "an object {...}", type(content).__name__, "use the official file"

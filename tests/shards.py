@@ -67,7 +67,7 @@ def write_dataset(
                 "file": name,
                 "records": len(videos),
                 "frames": len(frames),
-                "bytes": sum(map(len, frames)),
+                "bytes": (folder / name).stat().st_size,
             }
         )
     path = folder / "dataset_info.json"
@@ -92,6 +92,20 @@ def write_dataset(
     }
     path.write_text(json.dumps(info))
     return folder
+
+
+def rewrite(path: Path, serialized: Sequence[bytes] | None = None) -> None:
+    """Writes a shard's records anew; dataset_info.json gets the file's size, as if a
+    build had made it."""
+    if serialized is not None:
+        write_records(path, serialized)
+    info_path = path.with_name("dataset_info.json")
+    info = json.loads(info_path.read_text())
+    for split in info["splits"].values():
+        for shard in split["shards"]:
+            if shard["file"] == path.name:
+                shard["bytes"] = path.stat().st_size
+    info_path.write_text(json.dumps(info))
 
 
 def write_records(path: Path, serialized: Sequence[bytes]) -> None:

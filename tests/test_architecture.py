@@ -8,12 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LEVELS = {
-    0: ["config", "startup", "records"],
-    1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment", "inputs.faults"]
+    0: ["config", "startup", "records", "stopping"],
+    1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment"]
+    + ["integrity", "inputs.passing"]
     + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
-    + ["inputs.color", "losses", "metrics", "optim", "runtime", "fewshot", "npz"],
-    2: ["models.*", "inputs.views", "inputs.crops", "inputs.folders"]
-    + ["inputs.tfds_shards", "transfer", "scores"],
+    + ["inputs.color", "losses", "metrics", "optim", "runtime", "fewshot", "npz"]
+    + ["durable"],
+    2: ["models.*", "inputs.faults", "inputs.views", "inputs.crops", "inputs.folders"]
+    + ["inputs.tfds_shards", "transfer", "scores", "data_service"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
     + ["flax_names", "visualize", "cost", "memory", "profiling"],
     4: ["checkpoint", "report"],
@@ -73,6 +75,7 @@ def test_imports_point_one_way(path):
             assert not other.startswith("tl_tf.") or other in (
                 "tl_tf.records",
                 "tl_tf.startup",
+                "tl_tf.integrity",
             ), f"{name} imports {other}: data/ may know only the record schema"
 
 

@@ -1,3 +1,7 @@
+import io
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -41,3 +45,48 @@ def test_an_unfit_name_or_value_leaves_the_older_file(tmp_path):
         npz.write(tmp_path / "x.ckpt", {"x": np.ones(2)})
     assert list(npz.read(tmp_path / "x.npz")) == ["x"]
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def claiming(shape: tuple[int, ...]) -> bytes:
+    """The bytes of an array whose header claims a shape, with 8 bytes of content."""
+    file = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + bytes(8)
+
+
+@pytest.mark.parametrize("shape", [(10**12,), (-1,), (10**6, 10**6), (10**30,)])
+def test_a_shape_is_not_believed_before_its_bytes_are_there(tmp_path, shape):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", claiming(shape))
+    with pytest.raises(ValueError, match="'a.npy' claims more than it holds"):
+        npz.read(tmp_path / "x.npz")
+
+
+def test_a_file_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros(1_000_000))
+    assert npz.read(tmp_path / "x.npz")["x"].nbytes == 8_000_000
+    monkeypatch.setattr(npz, "SPARE_BYTES", 1_000_000)
+    with pytest.raises(ValueError, match=r"unpacks to 8,000,128 bytes, more than 1,"):
+        npz.read(tmp_path / "x.npz")
+
+
+class Pickled:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    trace = tmp_path / "trace"
+    np.savez(tmp_path / "x.npz", x=np.array([Pickled(trace)], object))
+    with zipfile.ZipFile(tmp_path / "y.npz", "w") as archive:
+        archive.writestr("x.npy", pickle.dumps(Pickled(trace)))
+    for name in ("x.npz", "y.npz"):
+        with pytest.raises(ValueError, match=f"{name}: wanted an .npz file of arrays"):
+            npz.read(tmp_path / name)
+    assert not trace.exists()

@@ -41,6 +41,8 @@ def check(record):
     assert record["frames"].numpy().tolist() == [jpeg(i) for i in range(T)]
     assert record["labels"].numpy().tolist() == [0, 2]
     assert record["segment_labels"].numpy().tolist() == [2, 0]
+    assert record["size"].numpy().tolist() == [H, W]
+    assert [c.decode() for c in record["classes"].numpy()] == CLASSES
     np.testing.assert_allclose(record["segment_starts"], [0.5, 0.0])
     np.testing.assert_allclose(record["segment_ends"], [1.25, 2.1], rtol=1e-6)
 
@@ -54,10 +56,6 @@ def test_round_trip_eagerly_and_in_a_dataset():
 def test_a_video_may_have_no_label():
     record = records.parse(tf.constant(example(labels=[], segments=[])))
     assert record["labels"].shape == 0 and record["segment_starts"].shape == 0
-
-
-def test_classes_are_inside_the_record():
-    assert records.read_classes(example()) == CLASSES
 
 
 def test_the_same_arguments_give_the_same_bytes():
@@ -139,6 +137,9 @@ def test_checksum_sees_order():
     assert len(checksum) == 8
 
 
+SHARD = "toy-train-00000-of-00001.tfrecord"
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "toy"
@@ -153,13 +154,14 @@ def folder(tmp_path):
             "train": {
                 "videos_expected": 4,
                 "videos_built": 3,
-                "shards": [{"file": "toy-train-00000-of-00001.tfrecord"}],
+                "shards": [{"file": SHARD, "records": 3, "bytes": 0}],
             }
         },
     }
     (folder / "dataset_info.json").write_text(json.dumps(info))
     (folder / "toy-train-00000-of-00001.tfrecord").touch()
-    report = {"built": [{"id": "B"}, {"id": "A"}]}
+    built = [{"id": i, "row": row, "frames": 9} for row, i in enumerate("BAC")]
+    report = {"shard": SHARD, "built": built, "skipped": []}
     (folder / "toy-train-00000-of-00001.json").write_text(json.dumps(report))
     return folder
 
@@ -172,7 +174,7 @@ def change(folder, **values):
 def test_info_is_read_back(folder):
     info = records.DatasetInfo.load(folder.parent, "toy")
     assert (info.fps, info.short_side, info.classes) == (12.0, 256, CLASSES)
-    assert info.video_ids("train") == [["B", "A"]]
+    assert info.video_ids("train") == [["B", "A", "C"]]
     assert info.coverage("train") == {
         "official_videos": None,
         "videos_expected": 4,
@@ -186,7 +188,8 @@ def test_info_is_read_back(folder):
 
 @pytest.mark.parametrize("official, share", [(5, 3 / 5), (2, 3 / 4)])
 def test_coverage_is_of_the_official_videos(folder, official, share):
-    entry = {"videos_expected": 4, "videos_built": 3, "official_videos": official}
+    info = json.loads((folder / "dataset_info.json").read_text())
+    entry = {**info["splits"]["train"], "official_videos": official}
     change(folder, splits={"train": entry})
     info = records.DatasetInfo.load(folder.parent, "toy")
     assert info.coverage("train")["share"] == share
@@ -199,10 +202,117 @@ def test_a_missing_dataset_names_the_command(tmp_path):
         records.DatasetInfo.load(tmp_path, "toy")
 
 
-def test_an_unreadable_description_is_an_error(folder):
-    (folder / "dataset_info.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a data set description"):
+@pytest.mark.parametrize(
+    "content, wanted",
+    [
+        (b"{}", "not a data set description"),
+        (b"[1, 2]", "not a data set description"),
+        (b"", "not a data set description"),
+        (b'{"dataset": "toy"', "not a data set description"),
+        ("{}".encode("utf-16"), "not a data set description"),
+        (b"[" * 10**6, "its lists are too deep"),
+        (b"9" * 10**5, "not a data set description"),
+        (b" " * (records.MAX_JSON_BYTES + 1), "wanted at most 64 MiB, got more"),
+    ],
+)
+def test_an_unreadable_description_is_an_error(folder, content, wanted):
+    (folder / "dataset_info.json").write_bytes(content)
+    with pytest.raises(ValueError, match=wanted):
         records.DatasetInfo.load(folder.parent, "toy")
+
+
+@pytest.mark.parametrize(
+    "change_of, wanted",
+    [
+        ({"fps": 0}, "wanted fps above 0, got 0"),
+        ({"fps": float("nan")}, "wanted fps above 0, got nan"),
+        ({"fps": "12"}, "wanted fps above 0, got '12'"),
+        ({"classes": []}, "wanted a list of classes, each once"),
+        ({"classes": ["a", "a"]}, "wanted a list of classes, each once"),
+        ({"splits": []}, "wanted splits by name"),
+        ({"splits": {"train": {}}}, "split 'train' lacks its numbers"),
+    ],
+)
+def test_a_description_that_cannot_be_is_an_error(folder, change_of, wanted):
+    change(folder, **change_of)
+    with pytest.raises(ValueError, match=f"dataset_info.json: {wanted}.*Build it"):
+        records.DatasetInfo.load(folder.parent, "toy")
+
+
+@pytest.mark.parametrize(
+    "shards, wanted",
+    [
+        ([{"records": 3, "bytes": -1, "file": "a"}], "numbers that count nothing"),
+        ([{"records": 2.5, "bytes": 1, "file": "a"}], "numbers that count nothing"),
+        (
+            [{"records": 2, "bytes": 1, "file": SHARD}],
+            "wanted 3 videos in its sh.* got 2",
+        ),
+        ([{"records": 3, "bytes": 1, "file": "../a"}], "no file name: '../a'"),
+        ([{"records": 3, "bytes": 1, "file": "/etc/a"}], "no file name: '/etc/a'"),
+        ([{"records": 3, "bytes": 1, "file": ".."}], "no file name: '..'"),
+        ([{"records": 3, "bytes": 1, "file": "a\0"}], "no file name"),
+        ([{"records": 3, "bytes": 1, "file": 3}], "no file name: 3"),
+        ([{"records": 0, "bytes": 1, "file": SHARD}] * 2, "lists a shard twice"),
+    ],
+)
+def test_a_list_of_shards_that_cannot_be_is_an_error(folder, shards, wanted):
+    entry = {"videos_expected": 3, "videos_built": 3, "shards": shards}
+    change(folder, splits={"train": entry})
+    with pytest.raises(ValueError, match=wanted):
+        records.DatasetInfo.load(folder.parent, "toy")
+
+
+def test_a_build_that_has_not_ended_is_told_from_a_missing_set(folder):
+    (folder / "dataset_info.json").unlink()
+    with pytest.raises(ValueError, match="yet there are shards: their build has not"):
+        records.DatasetInfo.load(folder.parent, "toy")
+
+
+def test_a_shard_of_another_size_is_named(folder):
+    (folder / SHARD).write_bytes(b"12345")
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    with pytest.raises(
+        ValueError, match=f"{SHARD}: wanted 0 bytes as .* got 5: it was"
+    ):
+        info.shard_paths("train")
+
+
+@pytest.mark.parametrize(
+    "report, wanted",
+    [
+        (None, "not the report of a shard .No such file"),
+        ("{", "not the report of a shard"),
+        ("[]", "wanted id, row and frames of every video"),
+        ({"built": [{"id": "A"}]}, "wanted id, row and frames of every video"),
+        ({"built": 1}, "wanted id, row and frames of every video"),
+        ({"built": []}, "wanted 3 videos as dataset_info.json says, got 0"),
+        ({"shard": "other"}, f"wanted the report of {SHARD}, got that of other"),
+        (
+            {"built": [{"id": "../a", "row": 0, "frames": 1}] * 3},
+            "wanted id, row and frames of every video",
+        ),
+    ],
+)
+def test_a_report_that_cannot_be_is_an_error(folder, report, wanted):
+    path = (folder / SHARD).with_suffix(".json")
+    if isinstance(report, dict):
+        report = json.dumps({**json.loads(path.read_text()), **report})
+    path.unlink()
+    if report is not None:
+        path.write_text(report)
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    with pytest.raises(ValueError, match=f"{path}: {wanted}.*Delete the shard and its"):
+        info.reports("train")
+
+
+def test_a_video_that_occurs_twice_is_an_error(folder):
+    path = (folder / SHARD).with_suffix(".json")
+    built = [{"id": i, "row": 0, "frames": 1} for i in "ABA"]
+    path.write_text(json.dumps({"built": built, "skipped": []}))
+    info = records.DatasetInfo.load(folder.parent, "toy")
+    with pytest.raises(ValueError, match="wanted each video once, got A 2 times"):
+        info.reports("train")
 
 
 def test_another_schema_version_is_an_error(folder):

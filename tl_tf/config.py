@@ -8,6 +8,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import re
 import tokenize
@@ -19,6 +20,7 @@ from gin import config_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 
+MAX_CHARACTERS = 1_000_000  # of a gin file; ours have a few thousand
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -172,8 +174,11 @@ class _Reader:
             raise ConfigError(f"{included_by}: {path} includes itself.")
         self.open_files += (found,)
         try:
-            text = found.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            with found.open(encoding="utf-8") as file:
+                text = file.read(MAX_CHARACTERS + 1)
+            if len(text) > MAX_CHARACTERS:
+                raise ValueError(f"more than {MAX_CHARACTERS:,} characters")
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read as text ({error}).") from None
         self.read(text, where=path)
         self.open_files = self.open_files[:-1]
@@ -184,11 +189,19 @@ class _Reader:
         while True:
             try:
                 statement = next(parser, None)
-            except (SyntaxError, ValueError, tokenize.TokenError) as error:
+            except (
+                SyntaxError,
+                ValueError,
+                TypeError,
+                tokenize.TokenError,
+                RecursionError,
+                MemoryError,  # what Python's parser calls brackets that are too deep
+            ) as error:
                 line = getattr(error, "lineno", None)
+                what = error.args[0] if error.args else type(error).__name__
                 raise ConfigError(
                     f"{where}{f', line {line}' if line else ''}: cannot be read as gin"
-                    f" ({' '.join(str(error.args[0]).split())})."
+                    f" ({' '.join(str(what).split()):.300})."
                 ) from None
             if statement is None:
                 return
@@ -243,6 +256,7 @@ def _find(path: str) -> Path:
     raise ConfigError(f"{path}: no such gin file. Recipes here: {', '.join(recipes)}.")
 
 
+@functools.cache
 def _configurables() -> dict[str, set[str]]:
     """Every @gin.configurable function below tl_tf/ and its parameters, by syntax."""
     known = {}

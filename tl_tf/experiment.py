@@ -179,6 +179,10 @@ def train(
         accumulation_steps=accumulation_steps,
         jit_compile=jit_compile,
         explain_data_error=data.explain,
+        on_passed_over=data.describe_bad
+        and report.PassedOver(
+            session.checkpoint_dir / "bad_records.json", data.describe_bad
+        ),
         on_first_batch=lambda batch: report.show_inputs(
             "train/inputs", batch, data.classes, step=optimizer.iterations
         ),

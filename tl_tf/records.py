@@ -13,7 +13,10 @@ everything else; the `tl_tf/` keys are ours.
 
 import dataclasses
 import json
+import math
+import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,11 @@ VERSION = "tl_tf/schema_version"
 CLASSES = "tl_tf/classes"
 
 MICROSECONDS = 1_000_000
+MAX_JSON_BYTES = 64 << 20  # Kinetics' description has a few MB; objects take ten times
+_ID = re.compile(r"[\w.-]{1,4096}")  # safe in a file's name and on a terminal
+_SHARD = re.compile(r"[\w.-]+\.tfrecord")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal might obey them
+REBUILD = "Delete the shard and its report, and run the data.build command again."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +131,9 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
       serialized: string [].
 
     Returns:
-      frames string [frames in video], video_id string [], fps float32 [],
-      schema_version int64 [], labels int64 [labels],
+      frames string [frames in video], video_id string [], fps float32 [], size int64
+      [2] (height and width), schema_version int64 [], classes string [classes], labels
+      int64 [labels],
       segment_labels int64 [segments], segment_starts and segment_ends
       float32 [segments] in seconds.
     """
@@ -134,6 +143,9 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             VERSION: tf.io.FixedLenFeature([], tf.int64, 0),
             VIDEO_ID: tf.io.FixedLenFeature([], tf.string, ""),
             FPS: tf.io.FixedLenFeature([], tf.float32, 0.0),
+            HEIGHT: tf.io.FixedLenFeature([], tf.int64, 0),
+            WIDTH: tf.io.FixedLenFeature([], tf.int64, 0),
+            CLASSES: tf.io.VarLenFeature(tf.string),
             LABELS: tf.io.VarLenFeature(tf.int64),
             SEGMENT_LABELS: tf.io.VarLenFeature(tf.int64),
             SEGMENT_STARTS: tf.io.VarLenFeature(tf.int64),
@@ -145,18 +157,14 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         "frames": sequences[FRAMES],
         "video_id": context[VIDEO_ID],
         "fps": context[FPS],
+        "size": tf.stack([context[HEIGHT], context[WIDTH]]),
+        "classes": context[CLASSES].values,
         "schema_version": context[VERSION],
         "labels": context[LABELS].values,
         "segment_labels": context[SEGMENT_LABELS].values,
         "segment_starts": _seconds(context[SEGMENT_STARTS].values),
         "segment_ends": _seconds(context[SEGMENT_ENDS].values),
     }
-
-
-def read_classes(serialized: bytes) -> list[str]:
-    """The class list that a record carries, read without a graph."""
-    example = tf.train.SequenceExample.FromString(serialized)
-    return [c.decode() for c in example.context.feature[CLASSES].bytes_list.value]
 
 
 def class_list_checksum(classes: Sequence[str]) -> str:
@@ -199,7 +207,8 @@ class DatasetInfo:
         """Reads `<data_dir>/<dataset>/dataset_info.json`.
 
         Raises:
-          ValueError: when it is missing, unreadable, or of another schema version.
+          ValueError: when it is missing, unreadable, of another schema version, or says
+            what cannot be.
         """
         folder = Path(data_dir) / dataset
         path = folder / "dataset_info.json"
@@ -208,9 +217,14 @@ class DatasetInfo:
             f" --data_dir={data_dir}; docs/ADD_A_DATASET.md says what it reads."
         )
         if not path.is_file():
+            if any(folder.glob("*.tfrecord")):
+                raise ValueError(
+                    f"{path}: no such file, yet there are shards: their build has not"
+                    " ended. Run the same data.build command again: it continues."
+                )
             raise ValueError(f"{path}: no such file. {advice}")
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
             info = cls(
                 dataset=raw["dataset"],
                 schema_version=raw["schema_version"],
@@ -221,15 +235,18 @@ class DatasetInfo:
                 raw=raw,
                 folder=folder,
             )
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}: not a data set description ({error!r}). {advice}"
+                f"{path}: not a data set description ({error}). {advice}"
             ) from error
         if info.schema_version != SCHEMA_VERSION:
             raise ValueError(
                 f"{path}: wanted schema version {SCHEMA_VERSION}, got"
                 f" {info.schema_version}. {advice}"
             )
+        fault = _fault_of(raw)
+        if fault:
+            raise ValueError(f"{path}: {fault}. {advice}")
         return info
 
     def split(self, name: str) -> dict[str, Any]:
@@ -241,19 +258,54 @@ class DatasetInfo:
         return self.splits[name]
 
     def shard_paths(self, split: str) -> list[Path]:
-        """The split's shards, in order; raises a ValueError for a missing one."""
-        paths = [self.folder / s["file"] for s in self.split(split)["shards"]]
-        for path in paths:
-            if not path.is_file():
-                raise ValueError(
-                    f"{path}: the shard is missing; dataset_info.json lists it."
-                    " Run the same data.build command again: it rebuilds what is gone."
-                )
-        return paths
+        """The split's shards, in order; see `shard_path`."""
+        return [self.shard_path(shard) for shard in self.split(split)["shards"]]
+
+    def shard_path(self, shard: dict[str, Any]) -> Path:
+        """Where a shard is; its bytes are not read.
+
+        Raises:
+          ValueError: it is missing, or has not the size that is listed.
+        """
+        path = self.folder / shard["file"]
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: the shard is missing; dataset_info.json lists it."
+                " Run the same data.build command again: it rebuilds what is gone."
+            )
+        if path.stat().st_size != shard["bytes"]:
+            raise ValueError(
+                f"{path}: wanted {shard['bytes']:,} bytes as dataset_info.json"
+                f" says, got {path.stat().st_size:,}: it was cut, swapped or built"
+                f" anew. {REBUILD}"
+            )
+        return path
 
     def reports(self, split: str) -> list[dict[str, Any]]:
-        """The reports of the split's shards, in order: see `read_shard_report`."""
-        return [read_shard_report(path) for path in self.shard_paths(split)]
+        """The reports of the split's shards, in order: see `read_shard_report`.
+
+        Raises:
+          ValueError: for a report that is missing, or is not that of its shard; for a
+            video that occurs twice.
+        """
+        reports = [self.report(shard) for shard in self.split(split)["shards"]]
+        built = Counter(video["id"] for r in reports for video in r["built"])
+        for video_id, count in built.most_common(1):
+            if count > 1:
+                raise ValueError(
+                    f"{self.folder}: split {split!r}: wanted each video once, got"
+                    f" {video_id} {count} times. Build the split again."
+                )
+        return reports
+
+    def report(self, shard: dict[str, Any]) -> dict[str, Any]:
+        """A shard's report; a ValueError if it is missing, or that of another."""
+        path = self.folder / shard["file"]
+        report = read_shard_report(path)
+        fault = _fault_of_report(report, shard)
+        if fault:
+            raise ValueError(f"{path.with_suffix('.json')}: {fault}. {REBUILD}")
+        return report
 
     def video_ids(self, split: str) -> list[list[str]]:
         """Video ids by shard and record."""
@@ -296,7 +348,91 @@ def read_shard_report(shard_path: Path) -> dict[str, Any]:
     `skipped` one for each video that could not be built: {id, row, labels, reason,
     detail}.  `row` is the video's place in the annotations of its split.
     """
-    return json.loads(shard_path.with_suffix(".json").read_text(encoding="utf-8"))
+    path = shard_path.with_suffix(".json")
+    try:
+        return read_json(path)
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(f"{path}: not the report of a shard ({reason}). {REBUILD}")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that may come from a stranger.
+
+    Raises:
+      ValueError: it is no JSON, not UTF-8, too large or too deep.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"wanted at most {MAX_JSON_BYTES >> 20} MiB, got more")
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("its lists are too deep") from None
+
+
+def _fault_of(raw: Any) -> str:
+    """What of a description cannot be; "" if nothing."""
+    classes, splits = raw["classes"], raw["splits"]
+    if not isinstance(raw["fps"], int | float) or not 0 < raw["fps"] < math.inf:
+        return f"wanted fps above 0, got {raw['fps']!r}"
+    is_list = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
+    if not is_list or not classes or len(set(classes)) < len(classes):
+        return "wanted a list of classes, each once"
+    if any(_CONTROL.search(name) for name in classes):
+        return "wanted classes without control characters"
+    if not isinstance(splits, dict):
+        return f"wanted splits by name, got {splits!r:.80}"
+    for name, split in splits.items():
+        try:
+            numbers = [split[n] for n in ("videos_expected", "videos_built")]
+            shards = split["shards"]
+            files = [shard["file"] for shard in shards]
+            for shard in shards:
+                numbers += [shard["records"], shard["bytes"]]
+        except (KeyError, TypeError, AttributeError):
+            return f"split {name!r} lacks its numbers, or its list of shards"
+        if not all(type(n) is int and n >= 0 for n in numbers):
+            return f"split {name!r} has numbers that count nothing"
+        for file in files:
+            # A name that leads elsewhere would read, and rebuild, other files.
+            if not isinstance(file, str) or not _SHARD.fullmatch(file):
+                return f"split {name!r} has a shard that is no file name: {file!r:.80}"
+        if len(set(files)) < len(files):
+            return f"split {name!r} lists a shard twice"
+        built = sum(shard["records"] for shard in shards)
+        if built != split["videos_built"]:
+            return (
+                f"split {name!r} wanted {split['videos_built']} videos in its shards,"
+                f" got {built}"
+            )
+    return ""
+
+
+def _fault_of_report(report: Any, shard: dict[str, Any]) -> str:
+    """What of a shard's report cannot be; "" if nothing."""
+    try:
+        built, skipped = report["built"], report["skipped"]
+        is_sound = all(
+            _ID.fullmatch(video["id"]) and type(video["row"]) is int
+            for video in (*built, *skipped)
+        ) and all(type(video["frames"]) is int for video in built)
+    except (KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        return "wanted id, row and frames of every video"
+    if report.get("shard", shard["file"]) != shard["file"]:
+        return f"wanted the report of {shard['file']}, got that of {report['shard']}"
+    if len(built) != shard["records"]:
+        return (
+            f"wanted {shard['records']} videos as dataset_info.json says, got"
+            f" {len(built)}"
+        )
+    return ""
 
 
 def _ints(values: Sequence[int]) -> tf.train.Feature:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,42 @@ class EvalProgress:
             self._last = now
             left = (now - self._start) / done * (total - done)
             say(f"eval   batch {done}/{total}  {time_left(left)} left")
+
+
+class PassedOver:
+    """Names the records that training passed over, each once, and counts them.
+
+    Args:
+      path: of a JSON of their descriptions, which outlives a restart.
+      describe: of a shard and a record: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, describe: Callable[[int, int], str]):
+        self._path, self._describe = path, describe
+        self._found: dict[str, str] = {}
+        if path.is_file():
+            self._found = json.loads(path.read_text(encoding="utf-8"))
+
+    def __call__(self, passed_over: dict[str, tf.Tensor]) -> dict[str, float]:
+        """Takes what passing.drop_failing tells; returns TensorBoard tags and values.
+
+        Of more than it names at a time, the rest is counted alone.
+        """
+        new = {}
+        for shard, record in passed_over["places"][-1].numpy().tolist():
+            key = f"{shard}-{record}"
+            if shard >= 0 and key not in self._found and key not in new:
+                new[key] = self._describe(shard, record)
+                say(f"input  passed over {new[key]}")
+        if new:
+            self._found |= new
+            text = json.dumps(self._found, indent=1, ensure_ascii=False) + "\n"
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(self._path, lambda f: f.write(text.encode()))
+        return {
+            "input/bad_records": len(self._found),
+            "input/passed_over": int(passed_over["count"][-1]),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import IO
 
 import numpy as np
 
-from tl_tf import metrics
+from tl_tf import metrics, npz
 
 MERGES = {"max": np.max, "mean": np.mean}
 METRICS = ("map", "top_k", "real")
@@ -71,14 +71,14 @@ class ViewScores:
         if not path.is_file():
             raise ValueError(f"{path}: no such file. Evaluate first: --mode=eval.")
         names = [f.name for f in dataclasses.fields(cls)]
-        with np.load(path) as stored:
-            missing = sorted({*names} - {*stored, "view_starts"})
-            if missing:
-                raise ValueError(
-                    f"{path}: wanted the arrays {', '.join(missing)}, which an"
-                    " evaluation stores. Evaluate again."
-                )
-            return cls(**{name: stored.get(name) for name in names})
+        stored = npz.read(path)
+        missing = sorted({*names} - {*stored, "view_starts"})
+        if missing:
+            raise ValueError(
+                f"{path}: wanted the arrays {', '.join(missing)}, which an"
+                " evaluation stores. Evaluate again."
+            )
+        return cls(**{name: stored.get(name) for name in names})
 
     def take(
         self, *, clips: Sequence[int] | None = None, crops: Sequence[str] | None = None

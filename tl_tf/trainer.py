@@ -44,7 +44,10 @@ class Trainer(orbit.AbstractTrainer):
       jit_compile: whether forward and backward pass are compiled by XLA.  (On a TPU
         everything is, regardless.)
       explain_data_error: turns an error of the iterator into one readable sentence.
+      on_passed_over: called after each loop with the `passed_over` of its last batch,
+        if it has one; returns more TensorBoard tags and values.
       on_first_batch: called once, with a batch of this run, to show it.
+      should_stop: asked after each step; if so, a loop ends early.
 
     Raises:
       ValueError: when the batch does not divide as asked.
@@ -64,7 +67,10 @@ class Trainer(orbit.AbstractTrainer):
         accumulation_steps: int = 1,
         jit_compile: bool = False,
         explain_data_error: Callable[[tf.errors.OpError], str] = str,
+        on_passed_over: Callable[[dict[str, tf.Tensor]], dict[str, float]]
+        | None = None,
         on_first_batch: Callable[[dict[str, tf.Tensor]], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -76,7 +82,9 @@ class Trainer(orbit.AbstractTrainer):
         self._mix = mix
         self._accumulation_steps = accumulation_steps
         self._explain_data_error = explain_data_error
+        self._on_passed_over = on_passed_over
         self._on_first_batch = on_first_batch
+        self._should_stop = should_stop
         self._num_hosts = runtime.num_hosts(strategy)
         batch = iterator.element_spec["pixels"].shape[0]
         replicas = runtime.host_replicas(strategy)
@@ -95,7 +103,9 @@ class Trainer(orbit.AbstractTrainer):
         self._step = tf.function(self._distributed_step, autograph=False)
 
     def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
-        """Runs `num_steps` steps; reads nothing back from the devices before the last.
+        """Runs `num_steps` steps, or fewer if asked to stop.
+
+        Nothing is read back from the devices before the last.
 
         Returns:
           TensorBoard tags and values; the loss is the mean over the steps.
@@ -114,13 +124,19 @@ class Trainer(orbit.AbstractTrainer):
             except tf.errors.OpError as error:
                 raise ValueError(self._explain_data_error(error)) from error
             waited += time.perf_counter() - before
-            results.append(self._step(runtime.hand_out(batch, self._strategy)))
+            parts = {name: batch[name] for name in ("pixels", "labels")}
+            results.append(self._step(runtime.hand_out(parts, self._strategy)))
+            if self._should_stop():
+                break
         step_losses = np.array([loss.numpy() for loss, _ in results])
         elapsed = time.perf_counter() - start
         _check_finite(step_losses, first_step)
         if self._on_first_batch is not None:
             self._on_first_batch(batch)
             self._on_first_batch = None
+        more = {}
+        if self._on_passed_over is not None and "passed_over" in batch:
+            more = self._on_passed_over(batch["passed_over"])
         examples = len(results) * batch["pixels"].shape[0] * self._num_hosts
         return {
             "train/loss": float(step_losses.mean()),
@@ -128,6 +144,7 @@ class Trainer(orbit.AbstractTrainer):
             "train/learning_rate": float(self.optimizer.learning_rate.numpy()),
             "input/examples_per_second": examples / elapsed,
             "input/wait_share": waited / elapsed,
+            **more,
         }
 
     def replica_step(

@@ -1,10 +1,11 @@
 import shutil
+import struct
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from data import frames
+from data import frames, isolated
 from tests.data import videos
 
 needs_media = pytest.mark.skipif(
@@ -328,6 +329,82 @@ def test_slivers_are_refused(tmp_path):
     error = refusal(videos.write_video(tmp_path / "v.mp4", pictures))
     assert error.reason == "too_large"
     assert "one side is more than 16 times the other: 300x18" in error.detail
+
+
+def box(content: bytes, name: bytes) -> int:
+    """Where the content of an MP4 box begins (ISO 14496-12)."""
+    return content.index(name) + 4
+
+
+def claim_a_billion_frames(content: bytearray) -> None:
+    many = struct.pack(">I", 10**9)
+    at = box(content, b"stsz")  # version, one size for all, their number
+    content[at + 4 : at + 12] = struct.pack(">I", 1) + many
+    at = box(content, b"stts")  # version, entries, frames of the first
+    content[at + 8 : at + 12] = many
+
+
+def claim_many_entries(content: bytearray) -> None:
+    at = box(content, b"stsz")
+    content[at + 8 : at + 12] = struct.pack(">I", 2**31 - 1)
+
+
+def claim_a_long_box(content: bytearray) -> None:
+    at = box(content, b"stbl")
+    content[at - 8 : at - 4] = struct.pack(">I", 2**32 - 1)
+
+
+def claim_65535_pixels(content: bytearray) -> None:
+    at = box(content, b"avc1") + 24
+    content[at : at + 4] = struct.pack(">HH", 65535, 65535)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [claim_a_billion_frames, claim_many_entries, claim_a_long_box, claim_65535_pixels],
+)
+def test_what_an_mp4_claims_is_not_believed(tmp_path, claim):
+    path = videos.write_video(tmp_path / "v.mp4", videos.numbered(5))
+    content = bytearray(path.read_bytes())
+    claim(content)
+    path.write_bytes(content)
+    check_costs_little(path)
+
+
+@pytest.mark.parametrize("side", [100_000, 2**31 - 1])
+def test_what_an_avi_claims_is_not_believed(tmp_path, side):
+    path = videos.write_video(tmp_path / "v.avi", videos.numbered(5), codec="mjpeg")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"strf") + 12  # BITMAPINFOHEADER: size, then width and height
+    content[at : at + 8] = struct.pack("<II", side, side)
+    at = content.index(b"avih") + 24  # dwTotalFrames
+    content[at : at + 4] = struct.pack("<I", 10**9)
+    at = content.index(b"strh") + 40  # dwLength
+    content[at : at + 4] = struct.pack("<I", 10**9)
+    path.write_bytes(content)
+    check_costs_little(path)
+
+
+def test_a_jpeg_that_claims_65500_pixels_is_not_believed(tmp_path):
+    path = videos.write_video(tmp_path / "v.avi", videos.numbered(5), codec="mjpeg")
+    content = bytearray(path.read_bytes())
+    at = -1
+    while (at := content.find(b"\xff\xc0", at + 1)) >= 0:  # ITU T.81, B.2.2
+        content[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
+    path.write_bytes(content)
+    check_costs_little(path)
+
+
+def check_costs_little(path) -> None:
+    """Refused, or read as what it is, in seconds and without much memory."""
+    with isolated.Worker(20) as worker:
+        try:
+            peak = worker.call(
+                videos.peak_megabytes, path, fps=12, short_side=256, max_seconds=100
+            )
+            assert peak < 500
+        except frames.VideoError as error:
+            assert error.reason in frames.REASONS
 
 
 @needs_media

@@ -104,6 +104,17 @@ def test_files_that_are_no_images_are_named_or_left_out(tmp_path):
     assert [one["row"] for one in folder.skipped] == [1, 3, 5]
 
 
+def test_an_image_that_claims_too_many_pixels_is_not_decoded(tmp_path):
+    make(tmp_path, ["train/a/1.jpg", "train/a/2.jpg"])
+    for claimed in (8193, 8193), (65500, 65500):
+        image_files.claim(tmp_path / "toy/train/a/2.jpg", *claimed)
+        message = (
+            "1 of 2 files are no images: a/2.jpg .(wanted at most 67,108,864|Image)"
+        )
+        with pytest.raises(ValueError, match=message):
+            folders.Folder.scan(tmp_path, "toy", "train")
+
+
 def test_headers_tell_size_and_orientation(tmp_path):
     for orientation, size in (3, (5, 7)), (6, (7, 5)):
         for name in "a.jpg", "a.png":

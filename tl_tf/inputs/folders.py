@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import os
 import re
+import warnings
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -27,6 +28,7 @@ ORIENTATION_TAG = 0x0112  # EXIF
 THREADS = 16
 CHUNK = 256  # a future for each file would cost as much as its header
 FILES_WORTH_A_LINE = 50_000  # opening fewer takes seconds
+MAX_PIXELS = 1 << 26  # of an image: decoded, it has 200 MB
 NAMED_FILES = 5  # in an error
 PART = re.compile(r"([^\[\]]+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?")
 
@@ -243,9 +245,17 @@ class Folder:
 def read_header(path: Path) -> Header:
     """Format, EXIF orientation and size of an image file, its pixels left alone."""
     try:
-        with PIL.Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size
+            image = PIL.Image.open(path)
+        with image:
             if image.format not in FORMATS:
                 return Header(fault=f"wanted JPEG or PNG, got {image.format}")
+            if image.width * image.height > MAX_PIXELS:
+                return Header(
+                    fault=f"wanted at most {MAX_PIXELS:,} pixels, got"
+                    f" {image.width} x {image.height}"
+                )
             orientation, size = _orientation(image), (image.height, image.width)
             if orientation >= 5:
                 size = size[::-1]

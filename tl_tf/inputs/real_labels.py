@@ -4,12 +4,13 @@ The file is real.json of github.com/google-research/reassessed-imagenet: a list 
 lists, that of ILSVRC2012_val_00000001.JPEG first.
 """
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+
+from tl_tf import records
 
 NUMBER = r".*_(\d+)\.[^./]*"  # in the name of a validation image, from 1
 
@@ -21,17 +22,19 @@ def read_table(path: str | Path, *, num_classes: int) -> np.ndarray:
       ValueError: for another file than real.json, or labels beyond `num_classes`.
     """
     try:
-        lists = json.loads(Path(path).read_text())
+        lists = records.read_json(Path(path))
         longest = max(map(len, lists))
+        if longest > num_classes:  # before a table of that width is made
+            raise ValueError(f"{longest} labels of one image")
         table = np.full([len(lists), max(longest, 1)], -1, np.int32)
         for row, labels in enumerate(lists):
             table[row, : len(labels)] = labels
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{path}: wanted a list of label lists, one an image, got {error}. Set"
             " image_dataset.real_json to the real.json of reassessed-imagenet."
         ) from error
-    if table.max() >= num_classes:
+    if table.min() < -1 or table.max() >= num_classes:
         raise ValueError(
             f"{path}: wanted labels of {num_classes} classes, got {table.max()}."
             " ReaL labels are for ImageNet's validation images with all 1,000 classes."

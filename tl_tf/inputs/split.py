@@ -33,6 +33,9 @@ class Split:
       facts: what else people want to know, as "12 fps; 3 shorter than a clip, looped".
       noun: what an example is: "videos" or "images".
       explain: says of an error out of next(iterator) what is at fault, and where.
+      describe_bad: says of a shard and a record that training passed over what is wrong
+        with it; of a training that may pass over some, whose batches then have the
+        `passed_over` of passing.drop_failing.
     """
 
     batches: tf.data.Dataset
@@ -42,6 +45,7 @@ class Split:
     num_examples: int
     coverage: dict[str, Any]
     explain: Callable[[tf.errors.OpError], str]
+    describe_bad: Callable[[int, int], str] | None = None
     num_batches: int | None = None
     num_views: int = 1
     num_crops: int = 1
@@ -52,13 +56,18 @@ class Split:
     noun: str = "videos"
 
 
-def options() -> tf.data.Options:
-    """Those of every stream: its order is fixed, and its iterator can be saved."""
+def options(*, drops_errors: bool = False) -> tf.data.Options:
+    """Those of every stream: its order is fixed, and its iterator can be saved.
+
+    Args:
+      drops_errors: whether the stream has an ignore_errors, which TensorFlow saves in
+        the older way alone: with the batches that are read ahead.
+    """
     chosen = tf.data.Options()
     chosen.deterministic = True
     # A saved iterator then holds the shuffle buffer, but nothing that is decoded.
-    chosen.experimental_symbolic_checkpoint = True
-    # Or a prefetch of its own is put at the end, which doubles until memory is full.
+    chosen.experimental_symbolic_checkpoint = not drops_errors
+    # Or a prefetch of its own may be put at the end, which doubles until memory is out.
     chosen.experimental_optimization.inject_prefetch = False
     chosen.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF  # each host has its part already

@@ -7,17 +7,16 @@ number of threads, and its iterator can be saved and restored.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import records
-from tl_tf.inputs import faults, views
+from tl_tf import integrity, records
+from tl_tf.inputs import faults, passing, views
 from tl_tf.inputs import split as splits
 
 READ_SHARDS = 16  # read at once, one record of each in turn
@@ -44,6 +43,7 @@ def clip_dataset(
     num_crops: int = 1,
     labels_from: str = "video",
     shuffle_buffer_mb: float = 64,
+    max_bad_records: float = 0.0,
     fps: float | None = None,
     num_hosts: int = 1,
     host: int = 0,
@@ -71,13 +71,18 @@ def clip_dataset(
         for those whose segments overlap the clip.
       shuffle_buffer_mb: JPEG bytes in the shuffle buffer, in 10^6; a saved iterator
         holds them too.
+      max_bad_records: training only; share of an epoch's records that may be broken,
+        and are then passed over, named and counted.  A damaged checksum takes with it
+        the records behind it in its shard.  A saved iterator then holds the batches
+        that are read ahead as well.
       fps: frames per second that the data set must have; None for any.
       num_hosts: each of them reads every num_hosts-th shard.
       host: which of them this is, from 0.
 
     Raises:
       ValueError: for an argument out of range, or a data set that is missing,
-        incomplete, or not what the arguments say.  Only its first record is read.
+        incomplete, or not what the arguments say.  Of its records only the headers
+        are read, and the first one.
     """
     info = records.DatasetInfo.load(data_dir, dataset)
     sampler = views.Views(
@@ -105,26 +110,36 @@ def clip_dataset(
     videos = [shard["records"] for shard in info.split(split)["shards"]]
     videos_by_host = [sum(videos[h::num_hosts]) for h in range(num_hosts)]
     _check_hosts(info.folder, split, videos_by_host, len(paths), host=host)
-    faults.check_first_record(info, split)
+    _check_max_bad(max_bad_records, is_training=is_training)
+    reports = info.reports(split)
+    ids = [[video["id"] for video in report["built"]] for report in reports]
+    integrity.check_shards(info, split, shards, may_be_damaged=max_bad_records > 0)
+    if not max_bad_records:
+        faults.check_first_record(info, split, ids)
 
     source = _Source(
-        paths=paths, shards=shards, sizes=videos, num_videos=videos_by_host[host]
+        info=info,
+        paths=paths,
+        shards=shards,
+        sizes=videos,
+        ids=tf.constant(sum(ids, [])),
+        num_videos=videos_by_host[host],
+        max_bad=max_bad_records,
     )
     num_batches = None
-    reports: list[dict[str, Any]] = []
     if is_training:
         buffer = shuffle_buffer_mb * 1e6 / _mean_clip_bytes(info, split, num_frames)
         stream = _train_stream(source, sampler, seed=seed, shuffle_clips=round(buffer))
     else:
         num_batches = -(-max(videos_by_host) // batch_size)
-        reports = info.reports(split)
         stream = _eval_stream(source, sampler, num_elements=num_batches * batch_size)
     built = [video for report in reports for video in report["built"]]
-    short = _count_short_videos(paths, sampler.span)
+    short = sum(video["frames"] < sampler.span for video in built)
+    reported = [] if is_training else reports
     return splits.Split(
         batches=stream.batch(batch_size, drop_remainder=True)
         .prefetch(PREFETCH_BATCHES if is_training else 1)
-        .with_options(splits.options()),
+        .with_options(splits.options(drops_errors=max_bad_records > 0)),
         dataset=info.dataset,
         split=split,
         classes=info.classes,
@@ -134,9 +149,12 @@ def clip_dataset(
         num_batches=num_batches,
         num_views=num_clips * num_crops,
         num_crops=num_crops,
-        examples=[video["id"] for video in built],
-        rows=[video["row"] for video in built],
-        skipped=[video for report in reports for video in report["skipped"]],
+        describe_bad=lambda shard, record: faults.describe(
+            info, paths[shard], record, video_id=ids[shard][record]
+        ),
+        examples=[] if is_training else sum(ids, []),
+        rows=[video["row"] for report in reported for video in report["built"]],
+        skipped=[video for report in reported for video in report["skipped"]],
         facts=f"{info.fps:g} fps; {short} shorter than a clip, looped",
     )
 
@@ -145,22 +163,42 @@ def clip_dataset(
 class _Source:
     """The shards of a split, and which of them are this host's."""
 
+    info: records.DatasetInfo
     paths: list[Path]
     shards: list[int]
     sizes: list[int]  # videos by shard, of every host
+    ids: tf.Tensor  # string [videos of every host], by shard and record; eager, as
+    # it would otherwise become part of the graph
     num_videos: int  # in this host's shards
+    max_bad: float  # share of them that may be passed over
+
+    @property
+    def first_indices(self) -> np.ndarray:
+        """Of each shard's first video, among all of the split."""
+        return np.cumsum([0, *self.sizes[:-1]]).astype(np.int32)
 
     def read(
         self, order: tf.Tensor, pick: Callable[..., views.Tensors]
     ) -> tf.data.Dataset:
-        """Applies pick(video, shard=, record=) to every video, shards in turn."""
+        """Applies pick(video, shard=, record=) to every video, shards in turn.
+
+        Where some may be bad, an element has a `place`, and is blank if it is bad.
+        """
         names = tf.constant([str(path) for path in self.paths])
+        first_indices = tf.constant(self.first_indices)
 
         def pick_checked(shard, record, serialized):
             where = faults.Where(names[shard], record)
-            video = faults.check_video(records.parse(serialized), where)
-            picked = pick(video, shard=shard, record=tf.cast(record, tf.int32))
-            return {**picked, "frames": faults.check_jpegs(picked["frames"], where)}
+            number = tf.cast(record, tf.int32)
+            video = faults.check_video(
+                records.parse(serialized),
+                where,
+                self.info,
+                video_id=self.ids[first_indices[shard] + number],
+            )
+            picked = pick(video, shard=shard, record=number)
+            frames = faults.check_jpegs(picked["frames"], video["size"], where)
+            return {**picked, "frames": frames}
 
         def read_shard(shard):
             # Prefetching reads the shards in parallel.  So would a parallel interleave,
@@ -168,12 +206,40 @@ class _Source:
             numbered = tf.data.TFRecordDataset(names[shard]).enumerate()
             return numbered.map(lambda *record: (shard, *record)).prefetch(1)
 
-        return (
-            tf.data.Dataset.from_tensor_slices(order)
-            .interleave(read_shard, cycle_length=min(READ_SHARDS, len(self.shards)))
-            .map(pick_checked, num_parallel_calls=tf.data.AUTOTUNE)
-            .apply(tf.data.experimental.assert_cardinality(self.num_videos))
-        )
+        sizes = tf.constant(self.sizes, tf.int64)
+
+        def read_what_is_sound(shard):
+            picked = read_shard(shard).map(
+                lambda shard, record, serialized: {
+                    **pick_checked(shard, record, serialized),
+                    "number": record,
+                }
+            )
+            blank = passing.blank_of(picked.element_spec)
+            blank.pop("number")
+            filled = passing.fill_gaps(picked, blank, length=sizes[shard])
+
+            def name(element):
+                place = tf.stack([tf.cast(shard, tf.int64), element.pop("number")])
+                return {**element, "place": place}
+
+            return filled.map(name).prefetch(1)
+
+        num_at_once = min(READ_SHARDS, len(self.shards))
+        shards = tf.data.Dataset.from_tensor_slices(order)
+        if self.max_bad:
+            videos = shards.interleave(read_what_is_sound, cycle_length=num_at_once)
+        else:
+            videos = shards.interleave(read_shard, cycle_length=num_at_once).map(
+                pick_checked, num_parallel_calls=tf.data.AUTOTUNE
+            )
+        return videos.apply(tf.data.experimental.assert_cardinality(self.num_videos))
+
+    def name_of(self, place: tf.Tensor) -> tf.Tensor:
+        """A place for people: int64 [2] -> string []."""
+        names = tf.constant([str(path) for path in self.paths])
+        path = names[tf.maximum(place[0], 0)]
+        return tf.strings.join([path, ": record ", tf.strings.as_string(place[1])])
 
 
 def _train_stream(
@@ -184,13 +250,25 @@ def _train_stream(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, 0]), epoch), 3)
         order = tf.random.experimental.stateless_shuffle(source.shards, seeds[0])
-        picked = source.read(order, partial(sampler.pick_train, epoch_seed=seeds[1]))
+        picked = source.read(
+            order, functools.partial(sampler.pick_train, epoch_seed=seeds[1])
+        )
         buffer = min(max(shuffle_clips, MIN_SHUFFLE_CLIPS), source.num_videos)
-        return splits.shuffle(picked, buffer, seed=seeds[2])
+        clips = splits.shuffle(picked, buffer, seed=seeds[2])
+        if not source.max_bad:
+            return clips
+        clips = clips.concatenate(passing.end_of_epoch(clips.element_spec))
+        return clips.map(lambda clip: {**clip, "epoch": epoch})
 
-    epochs = tf.data.Dataset.counter()
-    return epochs.flat_map(one_epoch).map(
-        sampler.decode_train, num_parallel_calls=tf.data.AUTOTUNE
+    clips = tf.data.Dataset.counter().flat_map(one_epoch)
+    if not source.max_bad:
+        return clips.map(sampler.decode_train, num_parallel_calls=tf.data.AUTOTUNE)
+    return passing.drop_failing(
+        clips,
+        sampler.decode_train,
+        share=source.max_bad,
+        num_records=source.num_videos,
+        name_of=source.name_of,
     )
 
 
@@ -198,8 +276,8 @@ def _eval_stream(
     source: _Source, sampler: views.Views, *, num_elements: int
 ) -> tf.data.Dataset:
     """Every video of the host once, in order, then padding up to `num_elements`."""
-    first_indices = np.cumsum([0, *source.sizes[:-1]]).astype(np.int32)
-    pick = partial(sampler.pick_eval, first_indices=tf.constant(first_indices))
+    first_indices = tf.constant(source.first_indices)
+    pick = functools.partial(sampler.pick_eval, first_indices=first_indices)
     videos = source.read(tf.constant(source.shards), pick).map(
         sampler.decode_eval, num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -219,12 +297,18 @@ def _mean_clip_bytes(info: records.DatasetInfo, split: str, num_frames: int) -> 
     return num_frames * entry["bytes"] / entry["frames"]
 
 
-def _count_short_videos(paths: list[Path], span: int) -> int:
-    return sum(
-        video["frames"] < span
-        for path in paths
-        for video in records.read_shard_report(path)["built"]
-    )
+def _check_max_bad(share: float, *, is_training: bool) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"clip_dataset: max_bad_records must be in 0..1, got {share}: it is a share"
+            " of an epoch's records."
+        )
+    if share and not is_training:
+        raise ValueError(
+            f"eval/clip_dataset: max_bad_records must be 0, got {share}: a score counts"
+            " every video. Bind train/clip_dataset.max_bad_records, and mend what"
+            " python -m data.verify names."
+        )
 
 
 def _check_hosts(
