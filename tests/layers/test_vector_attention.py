@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -146,6 +148,20 @@ def test_fast_grows_linearly():
     )
     n, c = shape[1:]
     assert largest_tensor(graph) < n * n * c
+
+
+@pytest.mark.slow
+def test_fast_compiles_as_soon_inside_a_compiled_step():
+    """Once it took twenty times as long there; see `_switch`."""
+    tensors = inputs(b=1, n=512, c=216)
+
+    def seconds(jit_compile):
+        step = tf.function(outputs_and_gradients, jit_compile=jit_compile)
+        start = time.perf_counter()
+        step(*tensors, "fast")
+        return time.perf_counter() - start
+
+    assert seconds(True) < 3 * seconds(False)
 
 
 def test_auto_is_fast_for_many_tokens():
