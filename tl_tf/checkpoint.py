@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import flax_names, npz, transfer
+from tl_tf import durable, flax_names, npz, transfer
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _CLASSES = f"classes{_VALUE}"
@@ -39,7 +39,8 @@ def manager(
     """Saves model, optimizer, averaged weights, class list and place in the data.
 
     Checkpoints are `<model_dir>/ckpt-<step>`.  The iterator makes a restarted run read
-    what the unbroken one would have read.
+    what the unbroken one would have read.  A checkpoint that is not whole is not seen,
+    a damaged one is named and the one before it restored: see durable.py.
 
     Args:
       model_dir: folder of the run.
@@ -58,6 +59,7 @@ def manager(
             raise ValueError(f"checkpoints: {name} must be at least 1, got {value}.")
     everything = _trainable(model, optimizer, classes)
     everything.iterator = iterator
+    durable.clean(model_dir)
     return _CheckedManager(
         everything,
         str(model_dir),
@@ -98,25 +100,57 @@ def read_classes(model_dir: Path) -> list[str]:
 
 
 class _CheckedManager(tf.train.CheckpointManager):
-    """Restores all or nothing, whoever asks for it (Orbit's controller does)."""
+    """Saves and restores all or nothing, whoever asks for it (Orbit's controller)."""
+
+    def save(self, checkpoint_number=None, check_interval=True, options=None):
+        # Called before the manager's own, which names the new one and deletes old ones.
+        options = tf.train.CheckpointOptions(
+            experimental_write_callbacks=[durable.seal]
+        )
+        try:
+            path = super().save(checkpoint_number, check_interval, options)
+            if path is not None:
+                durable.sync(Path(self.directory, "checkpoint"))
+                durable.sync(Path(self.directory))
+        except (tf.errors.OpError, OSError) as error:
+            raise ValueError(self._explain(error)) from None
+        if path is not None:
+            durable.clean(self.directory)
+        return path
 
     def restore_or_initialize(self) -> str | None:
-        path = self.latest_checkpoint
-        if path is not None:
-            classes = json.loads(self.checkpoint.classes.numpy())
-            _restore(self.checkpoint, path, classes)
-        return path
+        path = durable.newest(self.directory)
+        if path is None:
+            return None
+        classes = json.loads(self.checkpoint.classes.numpy())
+        _restore(self.checkpoint, str(path), classes)
+        self._last_checkpoint_step = int(self._step_counter.numpy())
+        return str(path)
+
+    def _explain(self, error: Exception) -> str:
+        """Tidies up after a failed save, and says what remains."""
+        failed = Path(f"{self._prefix}-{int(self._step_counter.numpy())}")
+        if not durable.is_sealed(failed) and str(failed) not in self.checkpoints:
+            durable.delete(failed)
+        durable.clean(self.directory)
+        kept = [path for path in durable.prefixes(self.directory) if path != failed]
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        return (
+            f"{failed}: the checkpoint cannot be saved ({' '.join(reason.split())})."
+            f" {f'{kept[0].name} is as it was' if kept else 'There is none before it'}:"
+            " free space on the disk, and the same command goes on from there."
+        )
 
 
 def _latest(model_dir: Path) -> str:
-    path = tf.train.latest_checkpoint(str(model_dir))
+    path = durable.newest(model_dir)
     if path is None:
         raise ValueError(
             f"{model_dir}: there is no checkpoint to evaluate. Train first, set"
             " --model_dir to the folder of a trained run, or bind warm_start.path to"
             " weights."
         )
-    return path
+    return str(path)
 
 
 def _trainable(model, optimizer, classes: Sequence[str]) -> tf.train.Checkpoint:
@@ -212,7 +246,7 @@ def warm_start(
     }
     if Path(path).suffix == ".npz":
         return load_npz(path, model, **options)
-    newest = tf.train.latest_checkpoint(path) if Path(path).is_dir() else path
+    newest = durable.newest(path) if Path(path).is_dir() else path
     if newest is None or not Path(f"{newest}.index").is_file():
         raise ValueError(
             f"{path}: there is no checkpoint. Set warm_start.path to an .npz file, a"

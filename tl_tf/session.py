@@ -9,7 +9,7 @@ import gin
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import checkpoint, config, optim, report, runtime, transfer
+from tl_tf import checkpoint, config, durable, optim, report, runtime, transfer
 from tl_tf.inputs import split
 
 # A schedule, as in training: a bare number would be one more variable to restore.
@@ -69,7 +69,7 @@ class Session:
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run has been here before."""
-        return tf.train.latest_checkpoint(str(self.checkpoint_dir)) is not None
+        return bool(durable.prefixes(self.checkpoint_dir))
 
     def check_config(self) -> None:
         """Refuses bindings that nothing has used, then writes the configuration.
