@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_tf import startup
+
 MEMORY_BYTES = 6 << 30  # of addresses; TensorFlow alone takes 3
 SPECIAL = [b"\0", b"\xff", b"\xfe\xff", b"nan", b"-1", b"1e999", b"9" * 5000, b"../"]
 SPECIAL += [b'"', b"[" * 5000, b"{", b",", b";", b"\r", b"\n", b"%", b"@", b"\x1b[2J"]
@@ -210,6 +212,30 @@ def record_files(folder: Path) -> Iterator[tuple[bytes, Callable[[bytes], None]]
     yield shards.encode("v0", video), read
 
 
+def checkpoint_files(folder: Path) -> Iterator[tuple[bytes, Callable[[bytes], None]]]:
+    """The two files of one, its numbers and the index of them."""
+    import tensorflow as tf
+
+    from tl_tf import checkpoint
+
+    model = tf.Module()
+    model.kernel = tf.Variable(np.ones((30, 40), np.float32))
+    model.name_of_it = tf.Variable("text")
+    path = tf.train.Checkpoint(model=model).write(str(folder / "ckpt"))
+    for name in ("index", "data-00000-of-00001"):
+        file = Path(f"{path}.{name}")
+        good = file.read_bytes()
+
+        def read(content: bytes, file: Path = file, good: bytes = good) -> None:
+            file.write_bytes(content)
+            try:
+                checkpoint._read_checkpoint(path, {})
+            finally:
+                file.write_bytes(good)
+
+        yield good, read
+
+
 def train_on_records(count: int, seed: int, folder: Path) -> collections.Counter:
     """Mutated records in the stream of training, which passes over the bad ones."""
     import tensorflow as tf
@@ -255,6 +281,7 @@ KINDS = {
     "npz": npz_files,
     "shards": shard_files,
     "records": record_files,
+    "checkpoints": checkpoint_files,
 }
 
 
@@ -290,6 +317,7 @@ def _raised_by(error: BaseException) -> str:
 
 def main() -> None:
     """Reads the command line."""
+    startup.quiet_tensorflow()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     count, seed = map(int, sys.argv[2:4])
     for kind in sys.argv[1].split(","):

@@ -187,6 +187,26 @@ def test_pictures_and_text_reach_tensorboard(tmp_path):
     assert pictures[0].startswith(b"\x89PNG")
 
 
+def test_what_is_passed_over_is_named_once_and_survives_a_restart(tmp_path, capfd):
+    def passed_over(count, *places):
+        rows = [[(-1, -1)] * (3 - len(places)) + list(places)]
+        return {"count": tf.constant([count]), "places": tf.constant(rows)}
+
+    path = tmp_path / "run" / "bad_records.json"
+    note = report.PassedOver(path, lambda shard, record: f"s{shard} r{record}: broken")
+    assert note(passed_over(0)) == {"input/bad_records": 0, "input/passed_over": 0}
+    assert not path.exists()
+    assert note(passed_over(2, (0, 1), (2, 0)))["input/bad_records"] == 2
+    found = note(passed_over(4, (2, 0), (0, 1)))  # of the next epoch
+    assert found == {"input/bad_records": 2, "input/passed_over": 4}
+    lines = capfd.readouterr().out.splitlines()
+    assert lines == [f"input  passed over {x}: broken" for x in ("s0 r1", "s2 r0")]
+    again = report.PassedOver(path, lambda shard, record: f"s{shard} r{record}: again")
+    assert again(passed_over(5, (0, 1), (3, 3)))["input/bad_records"] == 3
+    assert capfd.readouterr().out == "input  passed over s3 r3: again\n"
+    assert list(json.loads(path.read_text())) == ["0-1", "2-0", "3-3"]
+
+
 @pytest.mark.parametrize(
     "seconds, text", [(0, "0s"), (59.9, "59s"), (61, "1m01s"), (11_100, "3h05m")]
 )

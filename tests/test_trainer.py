@@ -60,6 +60,21 @@ def test_one_step_by_hand():
     assert int(loop.optimizer.iterations) == 1
 
 
+def test_what_the_input_passed_over_is_told_after_a_loop():
+    marked = toy_model.batches(6).map(
+        lambda batch: {**batch, "passed_over": {"count": tf.constant([2, 3])}}
+    )
+    told = []
+
+    def note(passed_over):
+        told.append(passed_over["count"].numpy().tolist())
+        return {"input/bad_records": 3}
+
+    output = make(data=marked, on_passed_over=note).train(tf.constant(2))
+    assert told == [[2, 3]] and output["input/bad_records"] == 3
+    assert "input/bad_records" not in make(on_passed_over=note).train(tf.constant(1))
+
+
 def test_clipping_keeps_the_direction_and_bounds_the_norm():
     loop = make(clip_norm=0.01)
     start = kernel(loop)
@@ -181,6 +196,130 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step():
         trainer.NonFiniteLossError, match="became nan at step 5 .*finite"
     ):
         loop.train(tf.constant(3))
+
+
+def poisoned(*steps: int, value: float, count: int = 20) -> tf.data.Dataset:
+    """Batches of which some have one label that is not finite, or too large."""
+
+    def poison(index, batch):
+        is_bad = tf.reduce_any(index == tf.constant(steps, tf.int64))
+        first = tf.reshape(tf.one_hot(0, 6 * toy_model.K), [6, toy_model.K])
+        bad = tf.where(is_bad & (first > 0), value, 1.0)
+        return {**batch, "labels": batch["labels"] * 0 + bad}
+
+    return toy_model.batches(6, count=count).enumerate().map(poison)
+
+
+def everything(loop) -> dict[str, np.ndarray]:
+    """Weights, statistics, optimizer and averages, but for the step counter."""
+    values = {f"model/{i}": v.numpy() for i, v in enumerate(loop.model.variables)}
+    for i, variable in enumerate(loop.optimizer.variables):
+        if variable.dtype != tf.int64 and "learning_rate" not in variable.name:
+            values[f"optimizer/{i}"] = variable.numpy()
+    return values
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    loop = make(data=poisoned(1, value=1e30))  # its square is beyond float32
+    text = "the gradients' norm became inf at step 2 .the last finite loss: 0"
+    with pytest.raises(trainer.NonFiniteLossError, match=text):
+        loop.train(tf.constant(3))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_a_skipped_step_leaves_no_trace(value, replicas, jit_compile):
+    """On two replicas, only the first one's examples are bad."""
+    strategy = toy_model.two_replicas() if replicas == 2 else None
+    options = {"momentum": 0.9, "jit_compile": jit_compile, "clip_norm": 1.0}
+    data = poisoned(2, 3, value=value)
+    loop = make(strategy, data=data, on_nonfinite="skip", **options)
+    loop.train(tf.constant(2))
+    before = everything(loop)
+    output = loop.train(tf.constant(2))
+    assert output["train/skipped_steps"] == 2
+    assert int(loop.optimizer.iterations) == 4
+    for name, values in everything(loop).items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)
+    output = loop.train(tf.constant(1))
+    assert output["train/skipped_steps"] == 0
+    assert np.isfinite(output["train/loss"])
+    assert not np.array_equal(kernel(loop), before["model/0"])
+
+
+def test_skipping_changes_nothing_where_all_is_finite():
+    plain, careful = make(momentum=0.9), make(momentum=0.9, on_nonfinite="skip")
+    assert (
+        plain.train(tf.constant(3))["train/loss"]
+        == (careful.train(tf.constant(3))["train/loss"])
+    )
+    for name, values in everything(plain).items():
+        np.testing.assert_array_equal(everything(careful)[name], values, err_msg=name)
+
+
+def test_a_loop_of_skips_and_others_has_the_mean_of_the_others():
+    good = make(data=poisoned(value=1.0))
+    single = [good.train(tf.constant(1))["train/loss"] for _ in range(2)]
+    loop = make(data=poisoned(2, value=np.nan), on_nonfinite="skip")
+    output = loop.train(tf.constant(3))
+    assert output["train/loss"] == pytest.approx(np.mean(single))
+    assert output["train/skipped_steps"] == 1
+
+
+def test_skipping_for_ever_stops():
+    loop = make(data=poisoned(*range(3, 40), value=np.nan), on_nonfinite="skip")
+    loop.train(tf.constant(10))
+    text = "became nan at step 23, after 19 skipped steps"
+    with pytest.raises(trainer.NonFiniteLossError, match=text):
+        loop.train(tf.constant(20))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_skipped_step_leaves_batch_statistics_and_averages(replicas):
+    strategy = toy_model.two_replicas() if replicas == 2 else one_device()
+    with strategy.scope():
+        model = x2p1d.build_x2p1d(
+            toy_model.K, num_frames=4, width=0.2, stage_depths=(1, 1, 1, 1)
+        )
+        optimizer = optim.build_optimizer(0.1, ema_decay=0.9, weight_decay=0.1)
+        optimizer.build(model.trainable_variables)
+    pixels = np.random.default_rng(3).integers(0, 256, [2, 4, 32, 40, 3], np.uint8)
+    good = {"pixels": pixels, "labels": tf.ones([2, toy_model.K])}
+    bad = {"pixels": 255 - pixels, "labels": tf.constant([[np.nan] * 4, [1.0] * 4])}
+    data = tf.data.Dataset.from_tensors(good).concatenate(
+        tf.data.Dataset.from_tensors(bad)
+    )
+    loop = trainer.Trainer(
+        model,
+        optimizer,
+        loss=losses.build_loss("sigmoid"),
+        strategy=strategy,
+        iterator=iter(data),
+        seed=1,
+        on_nonfinite="skip",
+    )
+    start = everything(loop)
+    loop.train(tf.constant(1))
+    before = everything(loop)
+    statistics = [v.name for v in model.non_trainable_variables]
+    assert any("moving_mean" in name for name in statistics)
+    assert any(not np.array_equal(before[name], start[name]) for name in start)
+    assert loop.train(tf.constant(1))["train/skipped_steps"] == 1
+    for name, values in everything(loop).items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)
+
+
+def test_another_way_with_what_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match=r"on_nonfinite must be one of .* got 'warn'"):
+        make(on_nonfinite="warn")
+
+
+def test_a_loop_ends_early_when_asked_to_stop():
+    asked = []
+    loop = make(should_stop=lambda: asked.append(1) or len(asked) == 2)
+    loop.train(tf.constant(50))
+    assert int(loop.optimizer.iterations) == 2
 
 
 def test_broken_input_is_explained():

@@ -334,15 +334,22 @@ def _without_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_checkpoint(path: str, names: dict[str, str]) -> dict[str, np.ndarray]:
     """The model's values in a run's checkpoint, by key, or by name where it has one."""
-    reader = tf.train.load_checkpoint(path)
-    keys = [
-        key.removeprefix("model/").removesuffix(_VALUE)
-        for key in sorted(reader.get_variable_to_shape_map())
-        if key.startswith("model/") and ".OPTIMIZER_SLOT" not in key
-    ]
-    return {
-        names.get(key, key): reader.get_tensor(f"model/{key}{_VALUE}") for key in keys
-    }
+    try:
+        reader = tf.train.load_checkpoint(path)
+        keys = [
+            key.removeprefix("model/").removesuffix(_VALUE)
+            for key in sorted(reader.get_variable_to_shape_map())
+            if key.startswith("model/") and ".OPTIMIZER_SLOT" not in key
+        ]
+        return {
+            names.get(key, key): reader.get_tensor(f"model/{key}{_VALUE}")
+            for key in keys
+        }
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{path}: the checkpoint cannot be read ({str(error):.300}). Check that all"
+            " its files are there, and whole."
+        ) from None
 
 
 def _names_of(model: tf_keras.Model) -> dict[str, str]:
