@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -111,7 +112,7 @@ def extract(
     Raises:
       VideoError: when the file cannot be used.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # a name may be too long to be asked for
         raise VideoError("missing", "no such file")
     if not path.is_file():
         raise VideoError("unreadable", "not a regular file")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def shards_of(
     """
     if not clips:
         raise ValueError(f"{dataset}: the annotations of split {split} list no video.")
-    if not any(clip.video_path.is_file() for clip in clips):
+    if not any(os.path.isfile(clip.video_path) for clip in clips):
         raise ValueError(
             f"{dataset}: none of the {len(clips)} videos of split {split} is there; the"
             f" first would be {clips[0].video_path}.\n{layout}"

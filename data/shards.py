@@ -58,7 +58,7 @@ class Shard:
     def videos_checksum(self) -> str:
         """CRC-32 of which files are there, and of their sizes."""
         sizes = [
-            c.video_path.stat().st_size if c.video_path.is_file() else None
+            c.video_path.stat().st_size if os.path.isfile(c.video_path) else None
             for c in self.clips
         ]
         return _checksum(sizes)

@@ -101,3 +101,20 @@ def test_the_configuration_is_written_beside_the_run(tmp_path):
     assert "config_test_written.a = 4" in (tmp_path / "run/config.gin").read_text()
     operative = (tmp_path / "run/operative_config.gin").read_text()
     assert "config_test_written.b = 2" in operative
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        (f"include '{'x' * 5000}.gin'", "no such gin file"),
+        ("SEED = " + "[" * 5000, "cannot be read as gin"),
+        ("SEED = " + "(" * 100 + ")" * 100, "cannot be read as gin|macro|SEED"),
+        ("#" * 2_000_000, "more than 1,000,000 characters"),
+    ],
+    ids=["long name", "open brackets", "deep brackets", "large"],
+)
+def test_a_hostile_file_is_one_sentence(tmp_path, text, wanted):
+    path = tmp_path / "x.gin"
+    path.write_text(text)
+    with pytest.raises(config.ConfigError, match=wanted):
+        config.check([str(path)], [])

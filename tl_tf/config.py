@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import os
 import re
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
@@ -250,7 +251,7 @@ class _Reader:
 def _find(path: str) -> Path:
     """A gin file by its path, or by its path from the repository root."""
     for candidate in (Path(path), ROOT / path):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # of any length, unlike Path's own method
             return candidate.resolve()
     recipes = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("gin/*.gin"))
     raise ConfigError(f"{path}: no such gin file. Recipes here: {', '.join(recipes)}.")

@@ -57,3 +57,13 @@ def test_paths_of_a_list_stay_below_its_folder(tmp_path, path):
     (tmp_path / "train.csv").write_text(f"path,labels\n{path},a\n")
     with pytest.raises(ValueError, match="line 2: wanted a path below VIDEOS_DIR"):
         build.build("csv", tmp_path, annotations_dir=tmp_path, splits=["train"])
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_video(tmp_path):
+    videos.write_video(tmp_path / "x.mp4", videos.numbered(3))
+    text = f"path,labels\nx.mp4,a\n{'y' * 3000}.mp4,a\n"
+    (tmp_path / "train.csv").write_text(text)
+    info = build.build(
+        "csv", tmp_path, annotations_dir=tmp_path, splits=["train"], max_skipped=0.5
+    )
+    assert info.split("train")["skipped_by_reason"] == {"missing": 1}

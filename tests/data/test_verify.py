@@ -114,7 +114,7 @@ DAMAGES = {
         "record 2: wanted a whole record of ",
     ],
     delete: ["00002-of-00003.tfrecord: the shard is missing"],
-    swap: ["00000-of-00003.tfrecord: wanted ", "record 0: wanted video v00 as"],
+    swap: ["00000-of-00003.tfrecord: wanted ", "all 3 records are other videos than"],
     break_a_frame: [
         "record 2: wanted whole JPEG frames, got a damaged one (frame 1 of"
     ],
