@@ -70,7 +70,8 @@ def main(argv: list[str]) -> None:
         # Gin adds the calls that led to an error, a line each.
         sys.exit("run.py: " + str(error).split("\n  In call to configurable")[0])
     except KeyboardInterrupt:
-        sys.exit("\nrun.py: interrupted. The same command goes on where it was.")
+        print("\nrun.py: interrupted. The same command goes on where it was.")
+        sys.exit(130)  # as after Ctrl-C in training: 128 + SIGINT
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -212,3 +212,12 @@ def test_what_is_passed_over_is_named_once_and_survives_a_restart(tmp_path, capf
 )
 def test_durations(seconds, text):
     assert report.time_left(seconds) == text
+
+
+@pytest.mark.parametrize("skipped, ending", [(0, "%"), (2, "%  2 skipped: not finite")])
+def test_skipped_steps_end_the_progress_line(skipped, ending, capfd):
+    output = {"train/loss": 1.0, "train/learning_rate": 0.1}
+    output |= {"input/examples_per_second": 3.0, "input/wait_share": 0.5}
+    progress = report.TrainProgress(9, tf.Variable(4), noun="clips")
+    progress(output | {"train/skipped_steps": skipped})
+    assert capfd.readouterr().out.rstrip("\n").endswith(f"wait 50{ending}")

@@ -22,6 +22,7 @@ from tl_tf import (
     report,
     runtime,
     scores,
+    stopping,
     trainer,
 )
 from tl_tf import session as sessions
@@ -90,6 +91,7 @@ def train(
     learning_rate_batch: int | None = None,
     seed: int = gin.REQUIRED,
     clip_norm: float | None = None,
+    on_nonfinite: str = "stop",
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
     color_jitter_share: float = 0.0,
@@ -104,6 +106,8 @@ def train(
 ) -> None:
     """Trains to `total_steps`, going on from the newest checkpoint if there is one.
 
+    SIGTERM and SIGINT save after the current step, and exit with 128 + their number.
+
     In the mode "profile" it only says what limits such a training, and learns nothing.
 
     Args:
@@ -117,6 +121,8 @@ def train(
         None for a rate that does not.
       seed: of every random draw; the same seed gives the same run.
       clip_norm: global norm to which gradients are clipped; None for no clipping.
+      on_nonfinite: what a loss or gradient that is NaN or infinite does: "stop", or
+        "skip" to leave that step out, and count it.
       mixup_alpha: mixes pairs of examples, shares drawn from Beta(alpha, alpha); 0 for
         none.
       cutmix_alpha: pastes a window of one into another, its area drawn likewise; with
@@ -167,6 +173,7 @@ def train(
         sessions.warm_start(model)
     iterator = iter(data.batches)
     loss = losses.build_loss()
+    stop = stopping.Stop()
     loop = trainer.Trainer(
         model,
         optimizer,
@@ -175,6 +182,7 @@ def train(
         iterator=iterator,
         seed=seed,
         clip_norm=clip_norm,
+        on_nonfinite=on_nonfinite,
         mix=_build_mix(mixup_alpha, cutmix_alpha, color_jitter_share, grey_share),
         accumulation_steps=accumulation_steps,
         jit_compile=jit_compile,
@@ -186,6 +194,7 @@ def train(
         on_first_batch=lambda batch: report.show_inputs(
             "train/inputs", batch, data.classes, step=optimizer.iterations
         ),
+        should_stop=lambda: stop.is_wanted() and hosts == 1,  # more have to agree
     )
     evaluation = between = None
     if session.mode == "train_and_eval":
@@ -206,6 +215,12 @@ def train(
         _profile(session, loop, data)
         return
     step = optimizer.iterations
+
+    def steps_of_loop(step: int) -> int:
+        if _is_any(stop.is_wanted(), strategy):
+            raise stopping.Stopped
+        return steps_per_loop - step % steps_per_loop  # lines as in an unbroken run
+
     with sessions.orbit_lines(session):
         controller = orbit.Controller(
             global_step=step,
@@ -214,7 +229,7 @@ def train(
             strategy=strategy,
             train_actions=[report.TrainProgress(total_steps, step, noun=data.noun)]
             * session.is_chief,
-            steps_per_loop=min(steps_per_loop, total_steps),
+            steps_per_loop=steps_of_loop,
             checkpoint_manager=checkpoint.manager(
                 session.checkpoint_dir,
                 model=model,
@@ -232,7 +247,17 @@ def train(
             report.show_config(int(step.numpy()))
         every = eval_every_steps if evaluation else None
         for until in _milestones(int(step.numpy()), total_steps, every):
-            controller.train(until)  # saves at its end: what is scored can be had again
+            with stop.listening():
+                try:
+                    controller.train(until)  # saves: what is scored can be had again
+                except stopping.Stopped:
+                    controller.save_checkpoint()
+                if stop.is_wanted():
+                    report.say(
+                        f"train  {stop.name}: stopped and saved as ckpt-{step.numpy()};"
+                        " the same command goes on from there."
+                    )
+                    raise SystemExit(stop.exit_code)
             if evaluation:
                 controller.evaluator = between if until < total_steps else evaluation
                 controller.evaluate()
@@ -494,6 +519,15 @@ def _profile(
         raise ValueError(data.explain(error)) from error
     if session.is_chief:
         report.write_profile(session.model_dir, found, noun=data.noun)
+
+
+def _is_any(flag: bool, strategy: tf.distribute.Strategy) -> bool:
+    """Whether it is so on any host; all of them have to ask."""
+    if runtime.num_hosts(strategy) == 1:
+        return flag
+    mine = tf.constant([int(flag)])
+    flags = strategy.experimental_distribute_values_from_function(lambda _: mine)
+    return bool(np.any(strategy.gather(flags, axis=0)))
 
 
 def _milestones(step: int, total_steps: int, every: int | None) -> list[int]:

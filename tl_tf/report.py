@@ -57,6 +57,9 @@ class TrainProgress:
         elif step > self._first_step:
             rate = (time.perf_counter() - self._start) / (step - self._first_step)
             left = f"  {time_left(rate * (self._total_steps - step))} left"
+        skipped = output.get("train/skipped_steps", 0)
+        if skipped:
+            left += f"  {skipped} skipped: not finite"
         width = len(str(self._total_steps))
         say(
             f"train  step {step:{width}d}/{self._total_steps}"

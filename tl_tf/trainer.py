@@ -14,10 +14,12 @@ from tl_tf.inputs import augment
 from tl_tf.layers import recompute
 
 MIX_DRAW = 1 << 20  # of a step's seed; models fold in smaller numbers
+ON_NONFINITE = ("stop", "skip")
+MOST_SKIPPED = 20  # steps in a row: such a run does not come back
 
 
 class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite; nothing of that loop was saved."""
+    """Loss or gradient became NaN or infinite; nothing of that loop was saved."""
 
 
 class Trainer(orbit.AbstractTrainer):
@@ -43,6 +45,10 @@ class Trainer(orbit.AbstractTrainer):
         are a micro-batch's, and `mix` mixes within one.
       jit_compile: whether forward and backward pass are compiled by XLA.  (On a TPU
         everything is, regardless.)
+      on_nonfinite: "stop" ends a loop whose loss or gradient norm was NaN or infinite;
+        "skip" leaves weights, optimizer, averages and batch statistics as they were
+        before such a step, and goes on.  That takes a decision on the host in each
+        step.
       explain_data_error: turns an error of the iterator into one readable sentence.
       on_passed_over: called after each loop with the `passed_over` of its last batch,
         if it has one; returns more TensorBoard tags and values.
@@ -50,7 +56,7 @@ class Trainer(orbit.AbstractTrainer):
       should_stop: asked after each step; if so, a loop ends early.
 
     Raises:
-      ValueError: when the batch does not divide as asked.
+      ValueError: when the batch does not divide as asked; another `on_nonfinite`.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Trainer(orbit.AbstractTrainer):
         mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
         accumulation_steps: int = 1,
         jit_compile: bool = False,
+        on_nonfinite: str = "stop",
         explain_data_error: Callable[[tf.errors.OpError], str] = str,
         on_passed_over: Callable[[dict[str, tf.Tensor]], dict[str, float]]
         | None = None,
@@ -86,6 +93,13 @@ class Trainer(orbit.AbstractTrainer):
         self._on_first_batch = on_first_batch
         self._should_stop = should_stop
         self._num_hosts = runtime.num_hosts(strategy)
+        if on_nonfinite not in ON_NONFINITE:
+            raise ValueError(
+                f"train.on_nonfinite must be one of {ON_NONFINITE}, got"
+                f" {on_nonfinite!r}."
+            )
+        self._skips = on_nonfinite == "skip"
+        self._skipped_in_a_row = 0
         batch = iterator.element_spec["pixels"].shape[0]
         replicas = runtime.host_replicas(strategy)
         if batch % (replicas * accumulation_steps):
@@ -108,10 +122,12 @@ class Trainer(orbit.AbstractTrainer):
         Nothing is read back from the devices before the last.
 
         Returns:
-          TensorBoard tags and values; the loss is the mean over the steps.
+          TensorBoard tags and values; the loss is the mean over the steps that were
+          not skipped.
 
         Raises:
-          NonFiniteLossError: naming the step, when a loss was NaN or infinite.
+          NonFiniteLossError: naming the step, when a loss or the gradients' norm was
+            NaN or infinite, or was so for MOST_SKIPPED steps in a row.
           ValueError: naming shard and record, when the input is broken.
         """
         start, waited = time.perf_counter(), 0.0
@@ -128,19 +144,21 @@ class Trainer(orbit.AbstractTrainer):
             results.append(self._step(runtime.hand_out(parts, self._strategy)))
             if self._should_stop():
                 break
-        step_losses = np.array([loss.numpy() for loss, _ in results])
+        values = np.array([[x.numpy() for x in result] for result in results])
         elapsed = time.perf_counter() - start
-        _check_finite(step_losses, first_step)
+        is_good = np.isfinite(values).all(axis=1)
+        self._check_finite(values, is_good, first_step)
+        good = values[is_good] if is_good.any() else np.full([1, 2], np.nan)
         if self._on_first_batch is not None:
             self._on_first_batch(batch)
             self._on_first_batch = None
-        more = {}
+        more = {"train/skipped_steps": int(sum(~is_good))} if self._skips else {}
         if self._on_passed_over is not None and "passed_over" in batch:
-            more = self._on_passed_over(batch["passed_over"])
+            more |= self._on_passed_over(batch["passed_over"])
         examples = len(results) * batch["pixels"].shape[0] * self._num_hosts
         return {
-            "train/loss": float(step_losses.mean()),
-            "train/gradient_norm": float(results[-1][1].numpy()),
+            "train/loss": float(good[:, 0].mean()),
+            "train/gradient_norm": float(good[-1, 1]),
             "train/learning_rate": float(self.optimizer.learning_rate.numpy()),
             "input/examples_per_second": examples / elapsed,
             "input/wait_share": waited / elapsed,
@@ -163,6 +181,12 @@ class Trainer(orbit.AbstractTrainer):
           This replica's share of the loss, and the global gradient norm before
           clipping.
         """
+        loss, norm, gradients = self._replica_gradients(pixels, labels)
+        self._update(gradients, norm)
+        return loss, norm
+
+    def _replica_gradients(self, pixels, labels):
+        """-> this replica's share of the loss; norm and gradients over all of them."""
         context = tf.distribute.get_replica_context()
         seed = runtime.step_seed(
             self._seed, self.optimizer.iterations, context.replica_id_in_sync_group
@@ -170,7 +194,9 @@ class Trainer(orbit.AbstractTrainer):
         loss, gradients = self._gradients(pixels, labels, seed)
         if context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = tf.linalg.global_norm(gradients)
+        return loss, tf.linalg.global_norm(gradients), gradients
+
+    def _update(self, gradients, norm):
         if self._clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(
                 gradients, self._clip_norm, use_norm=norm
@@ -179,7 +205,6 @@ class Trainer(orbit.AbstractTrainer):
             zip(gradients, self.model.trainable_variables, strict=True),
             skip_gradients_aggregation=True,
         )
-        return loss, norm
 
     def _compute_gradients(self, pixels, labels, seed):
         parts = self._accumulation_steps
@@ -226,26 +251,55 @@ class Trainer(orbit.AbstractTrainer):
         return loss, tape.gradient(loss, variables)
 
     def _distributed_step(self, replica_batches):
-        loss, norm = self._strategy.run(
-            self.replica_step,
-            args=(replica_batches["pixels"], replica_batches["labels"]),
-        )
+        run = self._strategy.run
+        args = (replica_batches["pixels"], replica_batches["labels"])
+        if not self._skips:
+            return self._over_replicas(*run(self.replica_step, args=args))
+        statistics = self.model.non_trainable_variables  # a forward pass changes them
+        before = run(lambda: [tf.identity(variable) for variable in statistics])
+        loss, replica_norms, gradients = run(self._replica_gradients, args=args)
+        loss, norm = self._over_replicas(loss, replica_norms)
+
+        def put_back(values):
+            for variable, value in zip(statistics, values, strict=True):
+                variable.assign(value)
+
+        def update():
+            run(self._update, args=(gradients, replica_norms))
+            return True
+
+        def skip():
+            run(put_back, args=(before,))
+            self.optimizer.iterations.assign_add(1)  # the next step draws anew
+            return False
+
+        # Here, not in a replica: there, nothing may be synchronized under a condition.
+        tf.cond(tf.math.is_finite(loss) & tf.math.is_finite(norm), update, skip)
+        return loss, norm
+
+    def _over_replicas(self, loss, norm):
         return (
             self._strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None),
             self._strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
         )
 
-
-def _check_finite(step_losses: np.ndarray, first_step: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(step_losses))
-    if len(bad):
-        raise NonFiniteLossError(
-            f"the loss became {step_losses[bad[0]]} at step {first_step + bad[0] + 1}"
-            f" (the last finite loss: {_last_finite(step_losses[: bad[0]])})."
-            " The last checkpoint before it is kept. Lower the learning rate, lengthen"
-            " the warm-up, or clip gradients (train.clip_norm)."
-        )
+    def _check_finite(self, values, is_good, first_step: int) -> None:
+        for index, (loss, norm) in enumerate(values):
+            self._skipped_in_a_row = 0 if is_good[index] else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row < (MOST_SKIPPED if self._skips else 1):
+                continue
+            what, value = "loss", loss
+            if np.isfinite(loss):
+                what, value = "gradients' norm", norm
+            skipped = f", after {MOST_SKIPPED - 1} skipped steps" if self._skips else ""
+            raise NonFiniteLossError(
+                f"the {what} became {value} at step {first_step + index + 1}{skipped}"
+                f" (the last finite loss: {_last_finite(values[:index, 0])})."
+                " The last checkpoint before it is kept. Lower the learning rate,"
+                " lengthen the warm-up, or clip gradients (train.clip_norm)."
+            )
 
 
 def _last_finite(values: np.ndarray) -> str:
-    return f"{values[-1]:.4g}" if len(values) else "in an earlier loop"
+    finite = values[np.isfinite(values)]
+    return f"{finite[-1]:.4g}" if len(finite) else "in an earlier loop"
