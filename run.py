@@ -43,6 +43,13 @@ _TPU = flags.DEFINE_string(
     "tpu", None, "A TPU's name, local, or grpc://host:port. [default: GPUs, else CPU]"
 )
 
+_DATA_SERVICE = flags.DEFINE_string(
+    "data_service",
+    None,
+    "grpc://host:port of a tf.data service (python -m tl_tf.data_service) that reads"
+    " training's input: each example at most once an epoch, no exact resume.",
+)
+
 
 def main(argv: list[str]) -> None:
     """Checks what can be checked quickly, then hands over to tl_tf.experiment."""
@@ -52,6 +59,8 @@ def main(argv: list[str]) -> None:
         config.check(_GIN_FILE.value, _GIN_BINDINGS.value)
         if _TPU.value is not None:
             startup.probe_tpu(_TPU.value)
+        if _DATA_SERVICE.value is not None:
+            startup.check_data_service(_DATA_SERVICE.value, _MODE.value)
         with startup.quick_imports(finds_tpu=_TPU.value is not None):
             from tl_tf import experiment  # only now: it takes seconds
 
@@ -63,6 +72,7 @@ def main(argv: list[str]) -> None:
             ),
             data_dir=Path(_DATA_DIR.value),
             tpu=_TPU.value,
+            data_service=_DATA_SERVICE.value,
         )
     except ValueError as error:
         if not _is_ours(error):

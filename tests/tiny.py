@@ -1,14 +1,19 @@
 """Recipes shrunk by bindings alone, and the made-up data sets they run on."""
 
+import contextlib
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import gin
 import numpy as np
+import tensorflow as tf
 from PIL import Image
+from tensorflow.core.util import event_pb2
 
 from data import build
 from tests import shards
@@ -153,7 +158,7 @@ def build_images(data_dir: Path) -> None:
                 Image.fromarray(pixels).save(folder / f"{i}.jpg")
 
 
-def build_data(data_dir: Path) -> None:
+def build_data(data_dir: Path, *, num_shards: int = NUM_SHARDS) -> None:
     """Builds the synthetic data set, small."""
     build.build(
         "synthetic",
@@ -163,7 +168,7 @@ def build_data(data_dir: Path) -> None:
         height=32,
         width=46,
         video_seconds=0.75,
-        num_shards=NUM_SHARDS,
+        num_shards=num_shards,
     )
 
 
@@ -192,6 +197,42 @@ def command(recipe: str, *bindings: str, **flags: Path | str) -> list[str]:
         *(f"--gin_bindings={binding}" for binding in (*shrink(recipe), *bindings)),
         *(f"--{name}={value}" for name, value in flags.items()),
     ]
+
+
+def losses(model_dir: Path) -> dict[int, float]:
+    """The training's loss by step, from TensorBoard's files."""
+    found = {}
+    for path in sorted((model_dir / "tensorboard").rglob("events*")):
+        for raw in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(raw.numpy())
+            for value in event.summary.value:
+                if value.tag == "train/loss":
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
+
+
+def start_hosts(
+    arguments: list[str], num_hosts: int, folder: Path
+) -> tuple[list[subprocess.Popen], list[Path]]:
+    """Starts a process for each host on this machine; its output goes to <host>.log.
+
+    Returns:
+      The processes and the paths of their output.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(num_hosts):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            ports.append(listener.getsockname()[1])
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    logs = [folder / f"{host}.log" for host in range(num_hosts)]
+    hosts = []
+    for index, log in enumerate(logs):
+        task = {"type": "worker", "index": index}
+        text = json.dumps({"cluster": {"worker": workers}, "task": task})
+        hosts.append(start(arguments, log, TF_CONFIG=text))
+    return hosts, logs
 
 
 def start(arguments: list[str], log: Path, **environment: str) -> subprocess.Popen:

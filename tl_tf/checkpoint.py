@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import durable, flax_names, npz, transfer
+from tl_tf import durable, flax_names, npz, runtime, transfer
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _CLASSES = f"classes{_VALUE}"
@@ -31,7 +31,7 @@ def manager(
     *,
     model: tf_keras.Model,
     optimizer: tf_keras.optimizers.Optimizer,
-    iterator: tf.data.Iterator,
+    iterator: tf.data.Iterator | None,
     classes: Sequence[str],
     every_steps: int,
     keep: int,
@@ -46,7 +46,8 @@ def manager(
       model_dir: folder of the run.
       model: built.
       optimizer: built; its `iterations` number the checkpoints.
-      iterator: the host's tf.data iterator.
+      iterator: the host's tf.data iterator; None for one that cannot be saved, as of a
+        tf.data service.
       classes: names, in the order of the logits.
       every_steps: between checkpoints, at least 1.
       keep: newest checkpoints that stay, at least 1.
@@ -58,7 +59,8 @@ def manager(
         if value < 1:
             raise ValueError(f"checkpoints: {name} must be at least 1, got {value}.")
     everything = _trainable(model, optimizer, classes)
-    everything.iterator = iterator
+    if iterator is not None:
+        everything.iterator = iterator
     durable.clean(model_dir)
     return _CheckedManager(
         everything,
@@ -112,6 +114,8 @@ class _CheckedManager(tf.train.CheckpointManager):
             if path is not None:
                 durable.sync(Path(self.directory, "checkpoint"))
                 durable.sync(Path(self.directory))
+        except runtime.HOST_IS_GONE:  # saving averages over hosts: no disk is at fault
+            raise
         except (tf.errors.OpError, OSError) as error:
             raise ValueError(self._explain(error)) from None
         if path is not None:
@@ -122,10 +126,24 @@ class _CheckedManager(tf.train.CheckpointManager):
         path = durable.newest(self.directory)
         if path is None:
             return None
+        self._check_place(str(path))
         classes = json.loads(self.checkpoint.classes.numpy())
         _restore(self.checkpoint, str(path), classes)
         self._last_checkpoint_step = int(self._step_counter.numpy())
         return str(path)
+
+    def _check_place(self, path: str) -> None:
+        """Refuses to go on with --data_service where a run has a place, or without."""
+        names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        has_place = any(name.startswith("iterator/") for name in names)
+        if has_place == hasattr(self.checkpoint, "iterator"):
+            return
+        was = "without" if has_place else "with"
+        raise ValueError(
+            f"{path}: was saved {was} --data_service, which keeps no place in the data:"
+            f" it can only go on {was} it. Or start from its weights (warm_start.path)"
+            " in another --model_dir."
+        )
 
     def _explain(self, error: Exception) -> str:
         """Tidies up after a failed save, and says what remains."""

@@ -42,7 +42,8 @@ SOFTMAX_FLOPS = 5
 
 # What the profiler counts as nothing: moves, reads, and functions it does not know.
 FREE = frozenset(
-    "Cast ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity IdentityN Max NoOp "
+    "Cast CollectiveReduceV2 ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity "
+    "IdentityN Max NoOp "
     "Pack Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice "
     "Split SplitV Squeeze StopGradient StridedSlice Tanh Tile Transpose Unpack "
     "ZerosLike".split()

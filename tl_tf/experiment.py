@@ -35,7 +35,14 @@ COLOR_DRAW = 1  # folded into the seed with which examples are mixed
 
 
 @tf.autograph.experimental.do_not_convert  # no graph here needs the seconds it takes
-def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
+def run(
+    mode: str,
+    *,
+    model_dir: Path,
+    data_dir: Path,
+    tpu: str | None,
+    data_service: str | None = None,
+) -> None:
     """Does what `run.py --mode` names; gin must have been loaded.
 
     Raises:
@@ -52,16 +59,11 @@ def run(mode: str, *, model_dir: Path, data_dir: Path, tpu: str | None) -> None:
         report.say(memory.table(memory.estimate(model, counted.input_shape)))
         return
     strategy = runtime.configure_runtime(tpu)
-    session = sessions.Session(mode, model_dir, data_dir, strategy)
+    session = sessions.Session(mode, model_dir, data_dir, strategy, data_service)
     build_missing_data(data_dir)
-    if mode == "eval":
-        evaluate(session)
-    elif mode == "fewshot":
-        evaluate_fewshot(session)
-    elif mode == "save_npz":
-        save_npz(session)
-    else:
-        train(session)
+    modes = {"eval": evaluate, "fewshot": evaluate_fewshot, "save_npz": save_npz}
+    with runtime.explain_lost_hosts(strategy):
+        modes.get(mode, train)(session)
 
 
 @gin.configurable
@@ -147,6 +149,7 @@ def train(
     """
     strategy = session.strategy
     hosts = runtime.num_hosts(strategy)
+    sessions.agree_on_checkpoint(session)
     if batch_size % strategy.num_replicas_in_sync:
         raise ValueError(
             f"train.batch_size={batch_size} does not divide into"
@@ -234,7 +237,7 @@ def train(
                 session.checkpoint_dir,
                 model=model,
                 optimizer=optimizer,
-                iterator=iterator,
+                iterator=None if session.data_service else iterator,
                 classes=data.classes,
                 every_steps=checkpoint_every_steps,
                 keep=keep_checkpoints,

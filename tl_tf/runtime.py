@@ -1,15 +1,28 @@
 """Where a run happens: distribution strategy, precision, and seeds."""
 
+import contextlib
+import json
 import os
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from tl_tf import startup
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+
+# What TensorFlow raises on a host when another one is gone.
+HOST_IS_GONE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
 
 
 @gin.configurable
@@ -28,8 +41,8 @@ def configure_runtime(
       num_cpu_replicas: logical CPU devices for MirroredStrategy, for tests.
 
     Raises:
-      ValueError: for an unknown precision, a TPU that does not answer, or replicas
-        asked for where there are GPUs.
+      ValueError: for an unknown precision, a TPU that does not answer, a TF_CONFIG that
+        names no workers, or replicas asked for where there are GPUs.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -56,6 +69,8 @@ def configure_runtime(
             )
         _split_cpu(num_cpu_replicas)
     if "TF_CONFIG" in os.environ:
+        workers = _workers_of(os.environ["TF_CONFIG"])
+        print(f"hosts  waiting for all of {', '.join(workers)}", flush=True)
         return tf.distribute.MultiWorkerMirroredStrategy()
     if gpus:
         return tf.distribute.MirroredStrategy()
@@ -78,6 +93,29 @@ def _split_cpu(num_replicas: int) -> None:
                 f"configure_runtime.num_cpu_replicas={num_replicas}, but TensorFlow has"
                 f" already started with {count} CPU devices in this process."
             ) from None
+
+
+def _workers_of(text: str) -> list[str]:
+    """The addresses in a TF_CONFIG that has workers alone."""
+    try:
+        given = json.loads(text)
+        workers, task = given["cluster"]["worker"], given["task"]
+        is_good = (
+            set(given["cluster"]) == {"worker"}
+            and all(isinstance(worker, str) for worker in workers)
+            and task["type"] == "worker"
+            and int(task["index"]) in range(len(workers))
+        )
+    except (ValueError, TypeError, KeyError):
+        is_good = False
+    if not is_good:
+        raise ValueError(
+            f"TF_CONFIG={text}: wanted the workers' addresses and which of them this"
+            ' host is, as {"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]},'
+            ' "task": {"type": "worker", "index": 0}}. Worker 0 writes the files: there'
+            " is no other chief."
+        )
+    return workers
 
 
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
@@ -112,6 +150,39 @@ def host_index(strategy: tf.distribute.Strategy) -> int:
 def host_replicas(strategy: tf.distribute.Strategy) -> int:
     """Replicas that this process feeds."""
     return strategy.num_replicas_in_sync // num_hosts(strategy)
+
+
+def common_step(steps: Sequence[int], strategy: tf.distribute.Strategy) -> int | None:
+    """The newest of the steps that every host has; None if there is none."""
+    if num_hosts(strategy) == 1:
+        return max(steps, default=None)
+    none = -1  # which every host has
+    mine = tf.constant([none, *sorted(steps)], tf.int64)
+    copies = strategy.experimental_distribute_values_from_function(lambda _: mine)
+    found, counts = np.unique(strategy.gather(copies, axis=0), return_counts=True)
+    newest = int(found[counts == strategy.num_replicas_in_sync].max())
+    return None if newest == none else newest
+
+
+@contextlib.contextmanager
+def explain_lost_hosts(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Says of the errors that follow when another host is gone what to do.
+
+    Raises:
+      ValueError: in their place.
+    """
+    try:
+        yield
+    except HOST_IS_GONE as error:
+        if num_hosts(strategy) == 1:
+            raise
+        reason = re.sub(r"\{\{.*?\}\} ?|Additional GRPC.*|\n.*", "", error.message)
+        raise ValueError(
+            f"host {host_index(strategy)} of {num_hosts(strategy)}: another host ended"
+            f" or cannot be reached, so this one ends too ({reason.strip()[:200]}). See"
+            " why in the output of the others; then start the same command on every"
+            " host: they go on from the newest checkpoint that all of them have."
+        ) from None
 
 
 def hand_out(

@@ -9,7 +9,16 @@ import gin
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import checkpoint, config, durable, optim, report, runtime, transfer
+from tl_tf import (
+    checkpoint,
+    config,
+    data_service,
+    durable,
+    optim,
+    report,
+    runtime,
+    transfer,
+)
 from tl_tf.inputs import split
 
 # A schedule, as in training: a bare number would be one more variable to restore.
@@ -48,12 +57,14 @@ class Session:
       model_dir: checkpoints, logs and results.
       data_dir: a folder per data set.
       strategy: of the devices.
+      data_service: address of the tf.data service that reads training's input, if any.
     """
 
     mode: str
     model_dir: Path
     data_dir: Path
     strategy: tf.distribute.Strategy
+    data_service: str | None = None
 
     @property
     def is_chief(self) -> bool:
@@ -65,6 +76,12 @@ class Session:
         """Each host keeps its own place in its own data."""
         host = runtime.host_index(self.strategy)
         return self.model_dir / f"host-{host:05d}" if host else self.model_dir
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """This host's checkpoints, without an ending, by their step."""
+        prefixes = durable.prefixes(self.checkpoint_dir)
+        return {int(path.name.rpartition("-")[2]): path for path in prefixes}
 
     @property
     def has_checkpoint(self) -> bool:
@@ -108,14 +125,53 @@ def open_split(
       build_input: as @clip_dataset or @image_dataset.
       **arguments: of build_input, before what is bound.
     """
+    arguments = {"seed": 0, **arguments}  # evaluation draws nothing
+    through_service = is_training and session.data_service
+    if through_service:  # it keeps no place in the data: a restart draws anew
+        arguments["seed"] += max(session.checkpoints, default=0)
     with gin.config_scope("train" if is_training else "eval"):
-        return build_input(
+        data = build_input(
             session.data_dir,
             is_training=is_training,
             num_hosts=runtime.num_hosts(session.strategy),
             host=runtime.host_index(session.strategy),
-            **{"seed": 0, **arguments},  # evaluation draws nothing
+            **arguments,
         )
+    if through_service:
+        return data_service.read_through(data, session.data_service)
+    return data
+
+
+def agree_on_checkpoint(session: Session) -> None:
+    """Lets all hosts go on from the newest checkpoint that each of them has.
+
+    A host that was killed may lack the newest of the others; they save it again.
+
+    Raises:
+      ValueError: when this host has checkpoints, but none that all have.
+    """
+    if runtime.num_hosts(session.strategy) == 1:
+        return
+    whole = {s: p for s, p in session.checkpoints.items() if not durable.fault(p)}
+    newest = runtime.common_step(whole, session.strategy)
+    if newest == max(whole, default=None):
+        return
+    folder = session.checkpoint_dir
+    if newest is None:
+        raise ValueError(
+            f"{folder}: there are checkpoints of steps {sorted(whole)}, but none that"
+            " all hosts have. Put the missing folders of the other hosts back, or use"
+            " another --model_dir."
+        )
+    kept = sorted(step for step in whole if step <= newest)
+    tf.compat.v1.train.update_checkpoint_state(
+        str(folder),
+        str(whole[newest]),
+        all_model_checkpoint_paths=[str(whole[step]) for step in kept],
+    )
+    for step in whole.keys() - kept:
+        report.say(f"train  {whole[step]}: not all hosts have it, so it is deleted")
+        durable.delete(whole[step])
 
 
 def build(
@@ -201,4 +257,9 @@ def say_data(data: split.Split, session: Session) -> None:
     )
     replicas = session.strategy.num_replicas_in_sync
     kind = type(session.strategy).__name__
+    if session.data_service:
+        report.say(
+            f"data   through {session.data_service}: each example at most once an"
+            " epoch, in no fixed order; a restart begins a new epoch"
+        )
     report.say(f"device {replicas} replicas under {kind}; run in {session.model_dir}")

@@ -15,6 +15,8 @@ PROBE_SECONDS = 1.5
 _GRPC = re.compile(r"grpc://(?P<host>\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
+_TRAINING = ("train", "train_and_eval", "profile")  # modes of run.py
+
 # What TensorFlow and Keras import where they find it, for features unused here.
 _UNUSED = ("jax", "pandas")
 _FOR_TPU_NAMES = "googleapiclient"
@@ -74,16 +76,44 @@ def probe_tpu(address: str) -> None:
     """
     if _NAME.fullmatch(address):
         return
+    _probe("tpu", address, wanted="a TPU's name, local, or grpc://host:port")
+
+
+def check_data_service(address: str, mode: str) -> None:
+    """Checks a mode of run.py that shall have its input from a tf.data service.
+
+    Raises:
+      ValueError: for a mode that does not train, or as `probe_data_service`.
+    """
+    if mode not in _TRAINING:
+        raise ValueError(
+            f"--data_service is for the modes {', '.join(_TRAINING)}, not {mode}: an"
+            " evaluation wants each example exactly once. Leave it out."
+        )
+    probe_data_service(address)
+
+
+def probe_data_service(address: str) -> None:
+    """Checks that something listens at the address of a tf.data service.
+
+    Args:
+      address: grpc://host:port of its dispatcher.
+
+    Raises:
+      ValueError: for another form, or when nothing listens there.
+    """
+    _probe("data_service", address, wanted="grpc://host:port of its dispatcher")
+
+
+def _probe(flag: str, address: str, *, wanted: str) -> None:
     match = _GRPC.fullmatch(address)
     if not match or not 0 < int(match["port"]) < 65536:
-        raise ValueError(
-            f"--tpu={address}: wanted a TPU's name, local, or grpc://host:port."
-        )
+        raise ValueError(f"--{flag}={address}: wanted {wanted}.")
     host = urllib.parse.urlsplit(address).hostname
     try:
         socket.create_connection((host, int(match["port"])), PROBE_SECONDS).close()
     except OSError as error:
         raise ValueError(
-            f"--tpu={address}: nothing answered within {PROBE_SECONDS} s ({error})."
-            " Check the address, and that the TPU is running."
+            f"--{flag}={address}: nothing answered within {PROBE_SECONDS} s ({error})."
+            " Check the address, and that what it names is running."
         ) from None

@@ -1,0 +1,165 @@
+"""Several processes on this machine as several hosts: the real run.py, TF_CONFIG."""
+
+import contextlib
+import json
+import signal
+import time
+
+import pytest
+import tensorflow as tf
+
+from tests import tiny
+from tl_tf import durable, runtime
+
+LIMIT_SECONDS = 240.0
+# Of the others, after one is killed: docs/SCALE.md states it.
+END_SECONDS = 60.0
+NUM_STEPS = 6
+# The batch is the whole split, and its statistics are taken over all of it: then the
+# hosts, which have a part of the shards each, see in a step what one process sees.
+BINDINGS = (
+    f"BATCH_SIZE = {tiny.TRAIN_VIDEOS}",
+    "LEARNING_RATE = 0.1",
+    f"TOTAL_STEPS = {NUM_STEPS}",
+    "build_x2p1d.batch_norm = 'sync'",
+    "train.steps_per_loop = 1",
+    "train.checkpoint_every_steps = 1",
+)
+
+
+def command(data_dir, model_dir, *bindings):
+    return tiny.command(
+        tiny.QUICKSTART, *BINDINGS, *bindings, data_dir=data_dir, model_dir=model_dir
+    )
+
+
+@contextlib.contextmanager
+def hosts_of(arguments, num_hosts, folder):
+    """Starts them; whatever happens, none is left."""
+    folder.mkdir(exist_ok=True)
+    hosts, logs = tiny.start_hosts(arguments, num_hosts, folder)
+    try:
+        yield hosts, logs
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+
+
+def finish(arguments, num_hosts, folder):
+    with hosts_of(arguments, num_hosts, folder) as (hosts, logs):
+        statuses = [host.wait(timeout=LIMIT_SECONDS) for host in hosts]
+    assert statuses == [0] * num_hosts, [log.read_text() for log in logs]
+    return [log.read_text() for log in logs]
+
+
+def check_like_one(model_dir, one_process):
+    want, got = tiny.losses(one_process), tiny.losses(model_dir)
+    assert list(want) == [*range(1, NUM_STEPS + 1)]
+    assert got == pytest.approx(want, rel=1e-4)
+    name = f"results/test-{NUM_STEPS}.json"
+    want, got = (json.loads((p / name).read_text()) for p in (one_process, model_dir))
+    assert got["num_videos"] == tiny.TEST_VIDEOS
+    assert got["metrics"] == pytest.approx(want["metrics"], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def shards_for_four(tmp_path_factory):
+    """As many shards in each split as there are hosts, and videos in every one."""
+    data_dir = tmp_path_factory.mktemp("shards_for_four")
+    tiny.build_data(data_dir, num_shards=4)
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def one_process(shards_for_four, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_process")
+    process = tiny.start(command(shards_for_four, folder / "run"), folder / "log")
+    assert process.wait(timeout=LIMIT_SECONDS) == 0, (folder / "log").read_text()
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_hosts_have_the_loss_curve_and_the_scores_of_one_process(
+    num_hosts, one_process, shards_for_four, tmp_path
+):
+    model_dir = tmp_path / "run"
+    printed = finish(command(shards_for_four, model_dir), num_hosts, tmp_path / "logs")
+    check_like_one(model_dir, one_process)
+    assert f"device {num_hosts} replicas" in printed[0]
+    assert "GFLOPs are not counted" not in printed[0]
+    for host in range(1, num_hosts):
+        assert "train  step" not in printed[host]
+        files = {p.name for p in (model_dir / f"host-{host:05d}").iterdir()}
+        ours = {name for name in files if not name.startswith("ckpt-")}
+        assert ours == {"checkpoint", "orbit.log"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "silent"]
+)
+def test_a_lost_host_ends_the_other_and_both_go_on_as_if_unbroken(
+    victim, signal_number, one_process, shards_for_four, tmp_path
+):
+    model_dir = tmp_path / "run"
+    arguments = command(shards_for_four, model_dir)
+    with hosts_of(arguments, 2, tmp_path / "logs") as (hosts, logs):
+        wait_for(lambda: durable.is_sealed(model_dir / "host-00001" / "ckpt-2"))
+        hosts[victim].send_signal(signal_number)  # dead, or silent
+        start = time.monotonic()
+        status = hosts[1 - victim].wait(timeout=END_SECONDS)
+        print(f"host {1 - victim} ended after {time.monotonic() - start:.1f} s")
+    text = logs[1 - victim].read_text()
+    assert status == 1, text
+    message = f"run.py: host {1 - victim} of 2: another host ended or cannot be reached"
+    assert text.count(message) == 1, text
+    assert "Traceback" not in text
+    assert not (model_dir / "results").exists()
+    newest = durable.newest(model_dir / "host-00001")
+    durable.delete(newest)  # as if host 1 had been lost before it was saved
+    printed = finish(arguments, 2, tmp_path / "logs")
+    line = f"{model_dir / newest.name}: not all hosts have it, so it is deleted"
+    assert line in printed[0]
+    assert "train  going on from checkpoint ckpt-" in printed[0]
+    check_like_one(model_dir, one_process)
+
+
+def wait_for(condition):
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < LIMIT_SECONDS
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "worker 0",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": null}}',
+        '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]},'
+        ' "task": {"type": "chief", "index": 0}}',
+    ],
+)
+def test_a_tf_config_that_names_no_workers_is_refused(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="wanted the workers' addresses and which of"):
+        runtime.configure_runtime(None)
+
+
+def test_the_step_of_one_host_is_its_newest():
+    one = tf.distribute.OneDeviceStrategy("/cpu:0")
+    assert runtime.common_step([3, 5], one) == 5
+    assert runtime.common_step([], one) is None
+
+
+def test_errors_of_one_host_are_left_as_they_are():
+    one = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with pytest.raises(tf.errors.UnavailableError, match="no disk"):
+        with runtime.explain_lost_hosts(one):
+            raise tf.errors.UnavailableError(None, None, "no disk")
