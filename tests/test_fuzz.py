@@ -32,19 +32,14 @@ def check(found: dict[str, dict], kinds: str, count: int) -> None:
         assert counts["refused"] > count / 10  # else nothing was mutated
 
 
-KINDS = ",".join(fuzz.KINDS)
+KINDS = ",".join([*fuzz.KINDS, "training"])  # in one process, as TensorFlow is slow
 
 
 def test_some_hundreds_of_each_kind():
-    check(counts_of(KINDS, 300, 1, 200), KINDS, 300)
-
-
-def test_mutated_records_in_training():
-    check(counts_of("training", 300, 1, 200), "training", 300)
+    check(counts_of(KINDS, 200, 1, 200), KINDS, 200)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_thousands_of_each_kind(seed):
-    kinds = f"{KINDS},training"
-    check(counts_of(kinds, 3000, seed, 3000), kinds, 3000)
+    check(counts_of(KINDS, 3000, seed, 3000), KINDS, 3000)

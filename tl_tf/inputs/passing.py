@@ -98,7 +98,7 @@ def drop_failing(
         .map(apply, num_parallel_calls=tf.data.AUTOTUNE)
         .ignore_errors(log_warning=False)
         .scan((zero - 1, zero - 1, zero, zero, no_places), note_gap)
-        .filter(lambda element: not element["is_end"])
+        .filter(lambda element: tf.logical_not(element["is_end"]))
         .map(lambda element: {k: v for k, v in element.items() if k != "is_end"})
     )
 
