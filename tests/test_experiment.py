@@ -1,9 +1,11 @@
 import contextlib
 import json
+import shutil
 import socket
 from pathlib import Path
 from types import SimpleNamespace
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -161,6 +163,25 @@ def test_a_data_set_that_can_be_made_is_made(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="python -m data.build synthetic"):
         run(tmp_path / "data", tmp_path / "run")
     assert asked == [("synthetic", tmp_path / "data")]
+
+
+def test_training_passes_over_a_damaged_record_and_goes_on(tiny_data, tmp_path, capfd):
+    shutil.copytree(tiny_data / "synthetic", tmp_path / "synthetic")
+    path = sorted((tmp_path / "synthetic").glob("*-train-*.tfrecord"))[0]
+    content = bytearray(path.read_bytes())
+    content[-500] ^= 1  # of its last record
+    path.write_bytes(content)
+    model_dir = tmp_path / "run"
+    share = "train/clip_dataset.max_bad_records = 0.1"
+    for steps in (8, 10):  # the second from the first's place in the data
+        gin.clear_config()
+        run(tmp_path, model_dir, f"TOTAL_STEPS = {steps}", share, mode="train_and_eval")
+    printed = capfd.readouterr().out
+    assert printed.count("input  passed over") == 1
+    assert f"{path}: record " in printed and "wanted bytes that match" in printed
+    assert "coverage 100.0%" in printed  # of the test, which lacks nothing
+    (fault,) = json.loads((model_dir / "bad_records.json").read_text()).values()
+    assert fault.startswith(f"{path}: record ")
 
 
 def test_evaluation_without_a_checkpoint_is_refused(tiny_data, tmp_path):
