@@ -163,7 +163,7 @@ def _fault_by_tensorflow(prefix: Path) -> str:
         for name, dtype in reader.get_variable_to_dtype_map().items():
             if dtype != tf.variant:  # of the iterator: only its owner can read it
                 reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         return " ".join(str(error).split())[:200]
     return ""
 
