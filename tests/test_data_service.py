@@ -59,6 +59,16 @@ def test_workers_hand_over_each_example_at_most_once(address, tiny_data):
     assert set(found) <= set(alone)
 
 
+def test_errors_of_the_service_are_told_from_those_of_the_data(address, tiny_data):
+    data = open_train(tiny_data, address, batch_size=2)
+    found = data.explain(
+        tf.errors.NotFoundError(None, None, "x.tfrecord; No such file")
+    )
+    assert found.startswith(f"--data_service={address}: x.tfrecord; No such file. See")
+    found = data.explain(tf.errors.DataLossError(None, None, "corrupted"))
+    assert "no record of split 'train' is damaged" in found
+
+
 def test_a_run_through_the_service_goes_on_without_its_place(
     address, tiny_data, tmp_path, capfd
 ):

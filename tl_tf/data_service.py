@@ -24,6 +24,7 @@ import tensorflow as tf  # noqa: E402
 from tl_tf.inputs import split as splits  # noqa: E402
 
 PREFETCH_BATCHES = 2
+_OF_DATA = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
 
 
 def read_through(data: splits.Split, address: str) -> splits.Split:
@@ -42,6 +43,15 @@ def read_through(data: splits.Split, address: str) -> splits.Split:
             " do not count together. Set train/clip_dataset.max_bad_records = 0, or"
             " leave out --data_service."
         )
+
+    def explain(error: tf.errors.OpError) -> str:
+        if isinstance(error, _OF_DATA):
+            return data.explain(error)
+        return (
+            f"--data_service={address}: {error.message.splitlines()[0]}. See whether"
+            " its processes run, and find the data under the same path."
+        )
+
     service = tf.data.experimental.service
     batches = data.batches.apply(
         service.distribute(service.ShardingPolicy.DYNAMIC, address)
@@ -53,7 +63,7 @@ def read_through(data: splits.Split, address: str) -> splits.Split:
     return dataclasses.replace(
         data,
         batches=batches.prefetch(PREFETCH_BATCHES).with_options(options),
-        explain=lambda error: f"--data_service={address}: {data.explain(error)}",
+        explain=explain,
     )
 
 
