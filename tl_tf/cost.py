@@ -42,8 +42,7 @@ SOFTMAX_FLOPS = 5
 
 # What the profiler counts as nothing: moves, reads, and functions it does not know.
 FREE = frozenset(
-    "Cast CollectiveReduceV2 ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity "
-    "IdentityN Max NoOp "
+    "Cast ConcatV2 Const ExpandDims Fill FusedBatchNormV3 Identity IdentityN Max NoOp "
     "Pack Pad Placeholder Range Rank ReadVariableOp Relu Reshape Shape Sigmoid Slice "
     "Split SplitV Squeeze StopGradient StridedSlice Tanh Tile Transpose Unpack "
     "ZerosLike".split()

@@ -176,10 +176,12 @@ def explain_lost_hosts(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except HOST_IS_GONE as error:
         if num_hosts(strategy) == 1:
             raise
-        reason = re.sub(r"\{\{.*?\}\} ?|Additional GRPC.*|\n.*", "", error.message)
+        text = " ".join(re.sub(r"\{\{.*?\}\}", "", error.message).split())
+        found = re.search(r"Collective ops .*", text)
+        reason = (found[0] if found else text).split(" Additional GRPC")[0]
         raise ValueError(
             f"host {host_index(strategy)} of {num_hosts(strategy)}: another host ended"
-            f" or cannot be reached, so this one ends too ({reason.strip()[:200]}). See"
+            f" or cannot be reached, so this one ends too ({reason[:200]}). See"
             " why in the output of the others; then start the same command on every"
             " host: they go on from the newest checkpoint that all of them have."
         ) from None
