@@ -79,6 +79,14 @@ def main(argv: list[str]) -> None:
             raise
         # Gin adds the calls that led to an error, a line each.
         sys.exit("run.py: " + str(error).split("\n  In call to configurable")[0])
+    except Exception as error:
+        if "No space left on device" not in str(error):
+            raise
+        reason = str(error).split("\n  In call to configurable")[0]
+        sys.exit(
+            f"run.py: {reason}: the disk is full. Checkpoints saved before are whole;"
+            " free space, and the same command goes on from the newest."
+        )
     except KeyboardInterrupt:
         print("\nrun.py: interrupted. The same command goes on where it was.")
         sys.exit(130)  # as after Ctrl-C in training: 128 + SIGINT
