@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests import tiny
 from tl_tf import data_service, experiment, session, startup
 
-NUM_EPOCHS = 4
+NUM_EPOCHS = 12  # enough for both workers to take part
 NO_WARMUP = ("build_schedule.warmup_steps = 0",)  # there are one or two steps
 
 

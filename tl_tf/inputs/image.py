@@ -179,7 +179,7 @@ def _train_stream(
         labels = _several_hot(loaded["labels"], len(source.classes))
         return {"pixels": pixels, "labels": labels}
 
-    epochs = tf.data.Dataset.counter()
+    epochs = splits.epochs()
     return epochs.flat_map(one_epoch).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
 

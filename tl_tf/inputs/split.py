@@ -75,6 +75,15 @@ def options(*, drops_errors: bool = False) -> tf.data.Options:
     return chosen
 
 
+def epochs() -> tf.data.Dataset:
+    """0, 1, 2, ... without an end that anyone sees.
+
+    A tf.data service shares out a range among its workers.  Of Dataset.counter() each
+    worker takes all numbers.
+    """
+    return tf.data.Dataset.range(1 << 40)
+
+
 def shuffle(
     dataset: tf.data.Dataset, buffer: int, *, seed: tf.Tensor
 ) -> tf.data.Dataset:

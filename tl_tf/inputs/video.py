@@ -260,7 +260,7 @@ def _train_stream(
         clips = clips.concatenate(passing.end_of_epoch(clips.element_spec))
         return clips.map(lambda clip: {**clip, "epoch": epoch})
 
-    clips = tf.data.Dataset.counter().flat_map(one_epoch)
+    clips = splits.epochs().flat_map(one_epoch)
     if not source.max_bad:
         return clips.map(sampler.decode_train, num_parallel_calls=tf.data.AUTOTUNE)
     return passing.drop_failing(
