@@ -2,6 +2,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.contract import random_normal
 from tl_tf.models import differences, x2p1d
@@ -19,6 +20,7 @@ def build_x2p1d(num_classes):
 
 @pytest.fixture(scope="module")
 def model():
+    tf_keras.utils.set_random_seed(0)  # of so few channels, all may be born dead
     return differences.build_on_differences(K, build_model=build_x2p1d, gain=GAIN)
 
 
