@@ -183,6 +183,20 @@ def _megabytes(result: measure.Result) -> str:
     return f"{result.extra_bytes / 1e6:,.0f}"
 
 
+def _print_ways(
+    labels: Sequence[str],
+    results: dict[str, measure.Result],
+    widths: Sequence[int],
+) -> None:
+    """A line for each way of doing the same: memory and speed against the first."""
+    first = next(iter(results.values()))
+    for way, result in results.items():
+        share = result.extra_bytes / first.extra_bytes
+        row = [*labels, way, _megabytes(result), f"{share:.2f}"]
+        row.append(str(measure.speedup(result, first)))
+        print(_line(row, widths), flush=True)
+
+
 def report_rivals(models, arguments) -> dict:
     """How many times as fast we are, compiled and not, as each library."""
     widths = (10, 8, 9, 12, *[26 for _ in arguments.by], 6)
@@ -256,12 +270,7 @@ def report_memory(models, arguments) -> dict:
             ]
             results = measure.interleave(contenders, rounds=arguments.rounds)
             found[f"{name} {form}"] = results
-            plain = results["plain"]
-            for way, result in results.items():
-                share = result.extra_bytes / plain.extra_bytes
-                row = [name, form, way, _megabytes(result), f"{share:.2f}"]
-                row.append(str(measure.speedup(result, plain)))
-                print(_line(row, widths), flush=True)
+            _print_ways([name, form], results, widths)
     return found
 
 
@@ -312,12 +321,7 @@ def report_attention(models, arguments) -> dict:
             ]
             results = measure.interleave(contenders, rounds=arguments.rounds)
             found[f"{what} {form}"] = results
-            whole = results["whole"]
-            for way, result in results.items():
-                share = result.extra_bytes / whole.extra_bytes
-                row = [what, form, way, _megabytes(result), f"{share:.2f}"]
-                row.append(str(measure.speedup(result, whole)))
-                print(_line(row, widths), flush=True)
+            _print_ways([what, form], results, widths)
     return found
 
 
