@@ -19,7 +19,10 @@ from pathlib import Path
 import gin
 from gin import config_parser
 
-ROOT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+_INSTALLED = _PACKAGE / "program"  # where a wheel keeps run.py, gin/ and data/
+
+ROOT = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 MAX_CHARACTERS = 1_000_000  # of a gin file; ours have a few thousand
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -261,7 +264,7 @@ def _find(path: str) -> Path:
 def _configurables() -> dict[str, set[str]]:
     """Every @gin.configurable function below tl_tf/ and its parameters, by syntax."""
     known = {}
-    for path in sorted((ROOT / "tl_tf").rglob("*.py")):
+    for path in sorted(_PACKAGE.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and any(
                 ast.unparse(d).startswith("gin.configurable")
