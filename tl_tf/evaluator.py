@@ -10,6 +10,8 @@ import tf_keras
 from tl_tf import losses, optim, runtime, scores
 from tl_tf.inputs import augment, split
 
+TOKEN_MAPS = "token_maps"  # ends the names of those endpoints
+
 
 class ForwardPass:
     """Runs a model over a split: every view of every example, on all replicas.
@@ -212,7 +214,7 @@ class Evaluator(orbit.AbstractEvaluator):
         return {
             name: tf.cast(tensor, tf.float32)
             for name, tensor in endpoints.items()
-            if name.endswith("token_maps")
+            if name.endswith(TOKEN_MAPS)
         }
 
     def _score(self, rows: dict[str, np.ndarray]) -> scores.ViewScores:

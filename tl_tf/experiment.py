@@ -41,9 +41,16 @@ def run(
     model_dir: Path,
     data_dir: Path,
     tpu: str | None,
-    data_service: str | None = None,
+    **options,
 ) -> None:
     """Does what `run.py --mode` names; gin must have been loaded.
+
+    Args:
+      mode: of run.py.
+      model_dir: checkpoints, logs and results.
+      data_dir: a folder per data set.
+      tpu: its name, or None for GPUs or the CPU.
+      **options: other attributes of sessions.Session.
 
     Raises:
       ValueError: for anything that the user can mend.
@@ -59,7 +66,7 @@ def run(
         report.say(memory.table(memory.estimate(model, counted.input_shape)))
         return
     strategy = runtime.configure_runtime(tpu)
-    session = sessions.Session(mode, model_dir, data_dir, strategy, data_service)
+    session = sessions.Session(mode, model_dir, data_dir, strategy, **options)
     build_missing_data(data_dir)
     modes = {"eval": evaluate, "fewshot": evaluate_fewshot, "save_npz": save_npz}
     with runtime.explain_lost_hosts(strategy):
@@ -214,6 +221,8 @@ def train(
             )
     session.check_config()
     sessions.say_data(data, session)
+    if not is_profile:
+        sessions.remember(data, session)
     if is_profile:
         _profile(session, loop, data)
         return
@@ -297,6 +306,7 @@ def evaluate(
         checkpoint.restore_for_evaluation(
             session.model_dir, model=model, optimizer=optimizer, classes=data.classes
         )
+        sessions.remember(data, session)
     with sessions.orbit_lines(session):
         orbit.Controller(
             global_step=optimizer.iterations,

@@ -14,9 +14,11 @@ from tl_tf import (
     config,
     data_service,
     durable,
+    losses,
     optim,
     report,
     runtime,
+    serving,
     transfer,
 )
 from tl_tf.inputs import split
@@ -28,23 +30,29 @@ NEVER_USED = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
 _TRAINING = ("train", "train_and_eval", "profile")
 _SCORING = ("eval", "train_and_eval")
 _LEARNING = ("train", "train_and_eval")
+_SERVING = ("predict", "visualize", "export", "demo")
 _CALLED_IN = {
     "train": _TRAINING,
     "build_schedule": _LEARNING,
-    "warm_start": (*_LEARNING, "eval", "fewshot"),
+    "warm_start": (*_LEARNING, "eval", "fewshot"),  # and _SERVING, if nothing is saved
     "train/clip_dataset": _TRAINING,
     "train/image_dataset": _TRAINING,
     "evaluate": ("eval",),
     "build_evaluator": _SCORING,
     "eval/clip_dataset": _SCORING,
     "eval/image_dataset": _SCORING,
-    "build_loss": (*_TRAINING, "eval"),
+    "build_loss": (*_TRAINING, "eval", *_SERVING),
     "clip_dataset": (*_TRAINING, "eval"),
     "image_dataset": (*_TRAINING, "eval"),
     "open_split": (*_TRAINING, "eval", "fewshot"),
     "evaluate_fewshot": ("fewshot",),
     "save_npz": ("save_npz",),
     "inspect": (),
+    "predict": ("predict",),
+    "visualize": ("visualize",),
+    "export": ("export",),
+    "demo": ("demo",),
+    "find_lr": ("find_lr",),
 }
 
 
@@ -58,6 +66,14 @@ class Session:
       data_dir: a folder per data set.
       strategy: of the devices.
       data_service: address of the tf.data service that reads training's input, if any.
+      checkpoint: "newest", "best", or a name as "ckpt-100": whose weights are used by
+        what does not train.
+      inputs: files, folders, patterns, or "-" for the standard input: what is predicted
+        or drawn.
+      output_dir: for what is written about them; None for a folder in `model_dir`.
+      saved_model: folder of an exported model that predicts instead of a checkpoint.
+      render: whether predictions are drawn into videos.
+      dry_run: whether training only tells what it would need.
     """
 
     mode: str
@@ -65,6 +81,12 @@ class Session:
     data_dir: Path
     strategy: tf.distribute.Strategy
     data_service: str | None = None
+    checkpoint: str = "newest"
+    inputs: tuple[str, ...] = ()
+    output_dir: Path | None = None
+    saved_model: Path | None = None
+    render: bool = False
+    dry_run: bool = False
 
     @property
     def is_chief(self) -> bool:
@@ -202,6 +224,38 @@ def restore_any(
     return model, optimizer
 
 
+def restore_classifier(
+    session: Session, build_model: Callable[..., tf_keras.Model]
+) -> tuple[serving.Classifier, int]:
+    """The run's model, or a warm start's, and what evaluation does before and behind.
+
+    Returns:
+      It, with averaged weights if the optimizer averages them, and its step.
+
+    Raises:
+      ValueError: for a missing or different checkpoint, or one whose data are unknown.
+    """
+    if session.has_checkpoint:
+        trained = serving.Trained.read(session.model_dir)
+        model, optimizer = restore_any(session, build_model)
+    else:
+        trained = serving.Trained.of_split(open_split(session, is_training=False))
+        num_classes = len(trained.classes)
+        model, optimizer = build(session, build_model, NEVER_USED, num_classes)
+        if not warm_start(model, is_complete=True):
+            checkpoint.read_classes(session.model_dir)  # which says what is missing
+    if optimizer.use_ema:
+        optimizer.finalize_variable_values(model.trainable_variables)
+    classifier = serving.Classifier(
+        model,
+        sampler=serving.build_sampler(trained),
+        loss=losses.build_loss(),
+        merge=gin.get_bindings("build_evaluator").get("merge", "max"),
+        trained=trained,
+    )
+    return classifier, int(optimizer.iterations.numpy())
+
+
 def warm_start(model: tf_keras.Model, *, is_complete: bool = False) -> bool:
     """Reads foreign weights if the recipe names some.  -> whether it does.
 
@@ -246,6 +300,12 @@ def orbit_lines(session: Session) -> Iterator[None]:
     with open(session.checkpoint_dir / "orbit.log", "a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(log):
             yield
+
+
+def remember(data: split.Split, session: Session) -> None:
+    """Writes what the model is trained on beside its checkpoints, for later use."""
+    if session.is_chief:
+        serving.Trained.of_split(data).write(session.model_dir)
 
 
 def say_data(data: split.Split, session: Session) -> None:

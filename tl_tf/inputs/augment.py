@@ -88,15 +88,50 @@ def decode_windows(frames: tf.Tensor, windows: tf.Tensor, *, crop_px: int) -> tf
     Returns:
       uint8 [R, T, crop_px, crop_px, 3].
     """
-    num_frames, num_windows = frames.shape[0], windows.shape[0]
-    y_x, side = windows[:, :2], windows[0, 2]
-    corner = tf.reduce_min(y_x, axis=0)  # [2]
-    cover = tf.concat([corner, tf.reduce_max(y_x, axis=0) - corner + side], axis=0)
-    cuts = [tf.unstack(row) for row in tf.unstack(y_x - corner, num_windows)]
+    cover = _cover(windows)
     pixels = [  # unrolled: 8 % faster than a loop in the graph
         tf.image.decode_and_crop_jpeg(frame, cover, channels=3)
-        for frame in tf.unstack(frames, num_frames)
+        for frame in tf.unstack(frames, frames.shape[0])
     ]  # of each frame [cover height, cover width, 3]
+    return _resize_windows(pixels, windows, crop_px=crop_px)
+
+
+def cut_windows(frames: tf.Tensor, windows: tf.Tensor, *, crop_px: int) -> tf.Tensor:
+    """The same of frames that are decoded already.
+
+    Args:
+      frames: uint8 [T, H, W, 3]; T is static.
+      windows: int32 [R, 4], square and all of one side; R is static.
+      crop_px: side of the result.
+
+    Returns:
+      uint8 [R, T, crop_px, crop_px, 3].
+    """
+    y, x, height, width = tf.unstack(_cover(windows))
+    covered = frames[:, y : y + height, x : x + width]
+    pixels = tf.unstack(covered, frames.shape[0])  # of each frame [height, width, 3]
+    return _resize_windows(pixels, windows, crop_px=crop_px)
+
+
+def _cover(windows: tf.Tensor) -> tf.Tensor:
+    """The window that holds all windows: int32 [R, 4] -> int32 [4]."""
+    y_x, side = windows[:, :2], windows[0, 2]
+    corner = tf.reduce_min(y_x, axis=0)  # [2]
+    return tf.concat([corner, tf.reduce_max(y_x, axis=0) - corner + side], axis=0)
+
+
+def _resize_windows(
+    pixels: list[tf.Tensor], windows: tf.Tensor, *, crop_px: int
+) -> tf.Tensor:
+    """Of what the windows cover of T frames, uint8 [height, width, 3] each.
+
+    Returns:
+      uint8 [R, T, crop_px, crop_px, 3].
+    """
+    num_frames, num_windows = len(pixels), windows.shape[0]
+    y_x, side = windows[:, :2], windows[0, 2]
+    from_corner = y_x - tf.reduce_min(y_x, axis=0)
+    cuts = [tf.unstack(row) for row in tf.unstack(from_corner, num_windows)]
 
     def views(resize: Callable[[tf.Tensor], tf.Tensor], at_once: int) -> tf.Tensor:
         """Resizes so many frames at once.  -> uint8 [R·T, crop_px, crop_px, 3]"""

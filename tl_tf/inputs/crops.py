@@ -10,6 +10,7 @@ TRAIN_CROPS = ("inception", "pad", "random", "resize")
 EVAL_CROPS = ("center", "resize")
 PAD_MODES = ("reflect", "zero")
 Size = int | tuple[int, int]
+ANY_FILE = image_augment.Stored(frozenset(["jpeg", "png"]), is_turned=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,23 @@ class Crops:
         self, data: tf.Tensor, orientation: tf.Tensor, *, stored: image_augment.Stored
     ) -> tf.Tensor:
         """A file, string [], as uint8 [1, H, W, 3]; nothing is drawn."""
-        pixels = image_augment.decode(data, orientation, stored=stored)
+        return self._crop_eval(image_augment.decode(data, orientation, stored=stored))
+
+    def views_of(self, image: tf.Tensor, orientation: tf.Tensor | int = 1) -> tf.Tensor:
+        """The one view that evaluation takes of an image.
+
+        Args:
+          image: a JPEG or PNG file, string [], or upright pixels, uint8 [h, w, 3].
+          orientation: of a file, 1..8 as in EXIF.
+
+        Returns:
+          uint8 [1, H, W, 3].
+        """
+        if image.dtype != tf.string:
+            return self._crop_eval(image)
+        return self.evaluate(image, tf.convert_to_tensor(orientation), stored=ANY_FILE)
+
+    def _crop_eval(self, pixels: tf.Tensor) -> tf.Tensor:
         if self.crop == "center":
             pixels = image_augment.resize_short_side(
                 pixels, self.resize_px, antialias=self.antialias

@@ -30,6 +30,8 @@ class Split:
       rows: where each of `examples` stands in the annotations; ties are broken by it.
       skipped: of an evaluation, what could not be built: {"id", "row", "labels"}.
       coverage: what share of the official split is there; goes into every result.
+      frames: how frames were taken from video files: {"fps", "short_side"}; empty for
+        images.
       facts: what else people want to know, as "12 fps; 3 shorter than a clip, looped".
       noun: what an example is: "videos" or "images".
       explain: says of an error out of next(iterator) what is at fault, and where.
@@ -52,6 +54,7 @@ class Split:
     examples: Sequence[str] = ()
     rows: Sequence[int] = ()
     skipped: Sequence[dict[str, Any]] = ()
+    frames: dict[str, float] = dataclasses.field(default_factory=dict)
     facts: str = ""
     noun: str = "videos"
 

@@ -155,6 +155,7 @@ def clip_dataset(
         examples=[] if is_training else sum(ids, []),
         rows=[video["row"] for report in reported for video in report["built"]],
         skipped=[video for report in reported for video in report["skipped"]],
+        frames={"fps": info.fps, "short_side": info.short_side},
         facts=f"{info.fps:g} fps; {short} shorter than a clip, looped",
     )
 

@@ -19,16 +19,16 @@ class Views:
 
     is_training: bool
     num_frames: int
-    frame_stride: int
     crop_px: int
     short_side_px: int
-    scale_range: tuple[float, float]
-    flip: bool
-    num_clips: int
-    num_crops: int
-    labels_from: str
     fps: float
     num_classes: int
+    frame_stride: int = 1
+    scale_range: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+    num_clips: int = 1
+    num_crops: int = 1
+    labels_from: str = "video"
 
     def __post_init__(self):
         names = ("num_frames", "frame_stride", "crop_px", "short_side_px", "num_clips")
@@ -93,12 +93,7 @@ class Views:
 
     def pick_eval(self, video: Tensors, *, shard, record, first_indices) -> Tensors:
         """-> frames string [clips, T], labels [K], mask, index, starts [V]."""
-        starts = clips.eval_offsets(
-            tf.size(video["frames"]),
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            num_clips=self.num_clips,
-        )
+        starts = self._starts(video["frames"])
         return {
             "frames": self._frames_from(video, starts[:, tf.newaxis]),  # [clips, T]
             "labels": self._multi_hot(video["labels"]),  # [K]
@@ -111,7 +106,7 @@ class Views:
         """-> pixels uint8 [T, H, W, 3], labels [K]."""
         crop_seed, flip_seed = tf.unstack(tf.random.split(clip["seed"]))
         windows = augment.random_windows(
-            *_frame_size(clip["frames"][0]),
+            *tf.unstack(_frame_size(clip["frames"][0])),
             crop_px=self.crop_px,
             short_side_px=self.short_side_px,
             scale_range=self.scale_range,
@@ -126,24 +121,52 @@ class Views:
     def decode_eval(self, video: Tensors) -> Tensors:
         """-> pixels uint8 [V, T, H, W, 3], the rest as it was."""
         video = dict(video)
+        return {**video, "pixels": self._cut(video.pop("frames"))}
+
+    def views_of(self, frames: tf.Tensor) -> tf.Tensor:
+        """The views that evaluation takes of a video, of whatever length.
+
+        Args:
+          frames: of the whole video, at the data set's rate: JPEG files, string [F], or
+            pixels, uint8 [F, h, w, 3].
+
+        Returns:
+          uint8 [V, T, H, W, 3].
+        """
+        starts = self._starts(frames)[:, tf.newaxis]
+        return self._cut(self._frames_from({"frames": frames}, starts))
+
+    def _starts(self, frames: tf.Tensor) -> tf.Tensor:
+        """Of evaluation's clips: int32 [clips]."""
+        return clips.eval_offsets(
+            tf.shape(frames)[0],
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            num_clips=self.num_clips,
+        )
+
+    def _cut(self, frames: tf.Tensor) -> tf.Tensor:
+        """string [clips, T], or uint8 [clips, T, h, w, 3] -> uint8 [V, T, H, W, 3]."""
+        is_encoded = frames.dtype == tf.string
+        size = _frame_size(frames[0, 0]) if is_encoded else tf.shape(frames)[2:4]
         windows = augment.fixed_windows(
-            *_frame_size(video["frames"][0, 0]),
+            *tf.unstack(size),
             crop_px=self.crop_px,
             short_side_px=self.short_side_px,
             num_crops=self.num_crops,
         )
         view = [self.num_frames, self.crop_px, self.crop_px, 3]
-        frames = tf.map_fn(
-            lambda clip: augment.decode_windows(clip, windows, crop_px=self.crop_px),
-            video.pop("frames"),
+        cut = augment.decode_windows if is_encoded else augment.cut_windows
+        found = tf.map_fn(
+            lambda clip: cut(clip, windows, crop_px=self.crop_px),
+            frames,
             fn_output_signature=tf.TensorSpec([self.num_crops, *view], tf.uint8),
         )  # [clips, crops, T, H, W, 3]
-        num_views = self.num_clips * self.num_crops
-        return {**video, "pixels": tf.reshape(frames, [num_views, *view])}
+        return tf.reshape(found, [self.num_clips * self.num_crops, *view])
 
     def _frames_from(self, video: Tensors, offset: tf.Tensor) -> tf.Tensor:
         indices = clips.clip_indices(
-            tf.size(video["frames"]),
+            tf.shape(video["frames"])[0],
             num_frames=self.num_frames,
             frame_stride=self.frame_stride,
             offset=offset,
@@ -165,6 +188,6 @@ def check_at_least_1(**values: int) -> None:
             raise ValueError(f"clip_dataset: {name} must be >= 1, got {value}.")
 
 
-def _frame_size(jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(jpeg))
-    return height, width
+def _frame_size(jpeg: tf.Tensor) -> tf.Tensor:
+    """Height and width of a JPEG file, string [] -> int32 [2]."""
+    return tf.ensure_shape(tf.image.extract_jpeg_shape(jpeg), [3])[:2]
