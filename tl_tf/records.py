@@ -110,14 +110,10 @@ def encode(
         SEGMENT_ENDS: _ints([round(s.end_seconds * MICROSECONDS) for s in segments]),
         CLASSES: _strings(classes),
     }
-    example = tf.train.SequenceExample(
-        context=tf.train.Features(feature=context),
-        feature_lists=tf.train.FeatureLists(
-            feature_list={
-                FRAMES: tf.train.FeatureList(feature=[_bytes([f]) for f in frames])
-            }
-        ),
-    )
+    example = tf.train.SequenceExample(context=tf.train.Features(feature=context))
+    features = example.feature_lists.feature_list[FRAMES].feature
+    for frame in frames:  # in place: each message that holds another copies it
+        features.add().bytes_list.value.append(frame)
     return example.SerializeToString(deterministic=True)
 
 
