@@ -7,6 +7,7 @@ that a file gets the score which evaluation gave it.
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tl_tf import evaluator, losses, scores
 from tl_tf.inputs import augment, crops, image, split, video, views
 
 FILE = "data.json"  # beside the checkpoints: what the model was trained on
+FEATURES = ("pre_logits", "pooled")  # endpoints that the classifying layer reads
 MERGES = {"max": tf.reduce_max, "mean": tf.reduce_mean}  # of scores.MERGES
 
 
@@ -121,12 +123,25 @@ class Classifier(tf.Module):
 
     def view_scores(self, pixels: tf.Tensor) -> tf.Tensor:
         """Of views uint8 [B, V, ..., 3], one of each example at a time: [B, V, K]."""
-        by_view = tf.map_fn(
-            lambda batch: self.loss.scores(self._model(batch)[0]),
-            tf.transpose(pixels, [1, 0, *range(2, pixels.shape.rank)]),
-            fn_output_signature=tf.float32,
-        )  # [V, B, K]
-        return tf.transpose(by_view, [1, 0, 2])
+        return self._by_view(self.scores, pixels)
+
+    def scores(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Of one view each, uint8 [B, ..., 3]: float32 [B, K]."""
+        return self.loss.scores(self._model(pixels)[0])
+
+    def features(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Of views uint8 [B, V, ..., 3]: what the classifying layer reads of them.
+
+        Returns:
+          The mean over the views, float32 [B, D].
+        """
+
+        def features_of(batch: tf.Tensor) -> tf.Tensor:
+            _, endpoints = self._model(batch)
+            found = next(endpoints[name] for name in FEATURES if name in endpoints)
+            return tf.cast(found, tf.float32)
+
+        return tf.reduce_mean(self._by_view(features_of, pixels), axis=1)
 
     def merged(self, view_scores: tf.Tensor) -> tf.Tensor:
         """Scores of examples, float32 [B, V, K] -> [B, K]."""
@@ -150,6 +165,21 @@ class Classifier(tf.Module):
             if name.endswith(evaluator.TOKEN_MAPS)
         }
         return self.loss.scores(logits), maps
+
+    def _by_view(
+        self, function: Callable[[tf.Tensor], tf.Tensor], pixels: tf.Tensor
+    ) -> tf.Tensor:
+        """Of views uint8 [B, V, ..., 3], function's float32 [B, D] of each: [B, V, D].
+
+        One after the other, in a graph as well: memory is that of one view.
+        """
+        by_view = tf.map_fn(
+            function,
+            tf.transpose(pixels, [1, 0, *range(2, pixels.shape.rank)]),
+            fn_output_signature=tf.TensorSpec([None, None]),  # [B, D]
+            parallel_iterations=1,
+        )  # [V, B, D]
+        return tf.transpose(by_view, [1, 0, 2])
 
     def _model(self, pixels: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         pixels = augment.normalize(pixels, self.model.compute_dtype)
