@@ -21,10 +21,9 @@ Nothing is run: tracing needs no memory for the activations.
 """
 
 import collections
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -125,7 +124,7 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
         that is not static.
     """
     rows = []
-    with _naive_vector_attention(model):
+    with vector_attention.implemented(model, "naive"):
         # Traced anew and kept nowhere: a later call must not find the naive graph.
         function = tf.function(lambda x: model(x, training=False), autograph=False)
         spec = tf.TensorSpec(input_shape, tf.float32)
@@ -223,23 +222,6 @@ def table(cost: Cost) -> str:
         "parameters: the trained ones; moving statistics are left out.",
     ]
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _naive_vector_attention(model: tf_keras.Model) -> Iterator[None]:
-    layers = [
-        layer
-        for layer in model.submodules
-        if isinstance(layer, vector_attention.VectorTransformer)
-    ]
-    implementations = [layer.implementation for layer in layers]
-    for layer in layers:
-        layer.implementation = "naive"
-    try:
-        yield
-    finally:
-        for layer, implementation in zip(layers, implementations, strict=True):
-            layer.implementation = implementation
 
 
 def _scope(model: tf_keras.Model, name: str) -> str:

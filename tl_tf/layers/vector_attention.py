@@ -5,8 +5,9 @@ q_i k_j, and an output is a smooth function of its query alone.  `fast` makes us
 docs/VECTOR_ATTENTION.md has the method and its measurements.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 import tf_keras
@@ -306,3 +307,24 @@ class VectorTransformer(tf_keras.layers.Layer):
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "implementation": self.implementation}
+
+
+@contextlib.contextmanager
+def implemented(model: tf_keras.Model, implementation: str) -> Iterator[None]:
+    """Has a model's vector attention computed in another way, in graphs traced within.
+
+    Args:
+      model: any.
+      implementation: as in `vector_attention`.
+    """
+    layers = [
+        layer for layer in model.submodules if isinstance(layer, VectorTransformer)
+    ]
+    before = [layer.implementation for layer in layers]
+    for layer in layers:
+        layer.implementation = implementation
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.implementation = was
