@@ -19,18 +19,21 @@ One thread decodes, so that the concealment of damage is the same each time.
 A clip that starts late in an MP4 or Matroska file is decoded from the key frame before
 it, to the same bytes; when anything is amiss there, the file is decoded from its start.
 What comes before that key frame is then not looked at, and its damage not counted.
+
+`extract` gives a whole video, `stream` the same frames one by one, of any length.
 """
 
 import contextlib
 import dataclasses
 import io
 import itertools
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.sidedata.sidedata import Type
@@ -60,6 +63,7 @@ MAX_ASPECT = 16
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # have an index of key frames
 SEEK_LEAD = Fraction(1)  # s; MP4 is sought by decoding time, which is a little earlier
 MAX_VIDEO_BYTES = 1 << 30  # of JPEG; a protocol buffer ends at 2 GiB
+MAX_HELD_SECONDS = 3600  # of one frame in a stream: more is a leap of its time stamps
 _RESIZE = (
     Interpolation.BICUBIC  # widened by swscale when it shrinks: no aliasing
     | Interpolation.ACCURATE_RND
@@ -112,15 +116,9 @@ def extract(
     Raises:
       VideoError: when the file cannot be used.
     """
-    if not os.path.exists(path):  # a name may be too long to be asked for
-        raise VideoError("missing", "no such file")
-    if not path.is_file():
-        raise VideoError("unreadable", "not a regular file")
-    if path.stat().st_size == 0:
-        raise VideoError("empty_file", "0 bytes")
-    av.logging.set_level(None)
+    _check_file(path)
     chosen = {
-        "interval": 1 / Fraction(str(fps)),
+        "fps": fps,
         "short_side": short_side,
         "max_seconds": max_seconds,
         "start": Fraction(str(start_seconds)),
@@ -134,27 +132,97 @@ def extract(
     return _decode(path, chosen, seeks=False)
 
 
+def stream(
+    source: Path | BinaryIO, *, fps: float, short_side: int
+) -> Iterator[tuple[float, bytes]]:
+    """Yields what `extract` collects, as it is decoded; holds one frame at a time.
+
+    Whether a file is truncated or damaged is only known, and told, at its end.
+
+    Args:
+      source: path of a file, or a file that is open for reading, as a pipe.
+      fps: frames per second to take, above 0.
+      short_side: of the result in pixels, unless the video is smaller.
+
+    Yields:
+      The time in seconds, k / fps, and the JPEG file.
+
+    Raises:
+      VideoError: when the video cannot be used.
+    """
+    if isinstance(source, Path):
+        _check_file(source)
+    before, held = None, 0
+    with _opened(source) as container:
+        sampler = _Sampler(
+            container, fps=fps, short_side=short_side, max_seconds=math.inf
+        )
+        for number, jpeg in enumerate(sampler.jpegs(seeks=False)):
+            held = held + 1 if jpeg is before else 0
+            if held > MAX_HELD_SECONDS * fps:
+                raise VideoError(
+                    "too_large", f"one frame lasts more than {MAX_HELD_SECONDS} s"
+                )
+            before = jpeg
+            yield number / fps, jpeg
+
+
+def _check_file(path: Path) -> None:
+    if not os.path.exists(path):  # a name may be too long to be asked for
+        raise VideoError("missing", "no such file")
+    if not path.is_file():
+        raise VideoError("unreadable", "not a regular file")
+    if path.stat().st_size == 0:
+        raise VideoError("empty_file", "0 bytes")
+
+
 def _decode(path: Path, chosen: Mapping[str, Any], *, seeks: bool) -> Video:
+    with _opened(path) as container:
+        return _Sampler(container, **chosen).run(seeks=seeks)
+
+
+@contextlib.contextmanager
+def _opened(source: Path | BinaryIO) -> Iterator[av.container.InputContainer]:
+    av.logging.set_level(None)
+    if isinstance(source, Path):
+        # A whole path: FFmpeg takes the "a" of "a:b.mp4" for a protocol.
+        file = str(source.absolute())
+    else:
+        file = source if source.seekable() else _Pipe(source)
     try:
         # Metadata is in whatever encoding the camera had; none of it is used.
-        # A whole path: FFmpeg takes the "a" of "a:b.mp4" for a protocol.
-        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
-            return _Sampler(container, **chosen).run(seeks=seeks)
+        with av.open(file, metadata_errors="ignore") as container:
+            yield container
     except MemoryError as error:
         raise VideoError("too_large", "decoding it takes too much memory") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError("unreadable", _sentence(error)) from error
 
 
-class _Sampler:
-    """Walks once through the frames of a container and keeps those asked for."""
+class _Pipe:
+    """A file that FFmpeg can only read on from.  Ctrl-C is its end."""
 
-    def __init__(self, container, *, interval, short_side, max_seconds, start, end):
+    def __init__(self, file: BinaryIO):
+        self._read = getattr(file, "read1", file.read)  # what is there, without waiting
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._read(size)
+        except KeyboardInterrupt:  # would be lost between C and Python
+            return b""
+
+
+class _Sampler:
+    """Walks once through the frames of a container and encodes those asked for."""
+
+    def __init__(
+        self, container, *, fps, short_side, max_seconds, start=Fraction(0), end=None
+    ):
         self.container, self.stream = container, _video_stream(container)
-        self.interval, self.short_side = interval, short_side
+        self.interval, self.short_side = 1 / Fraction(str(fps)), short_side
         self.max_seconds, self.start, self.end = max_seconds, start, end
-        self.jpegs: list[bytes] = []
-        self.num_bytes = 0
+        self.count = 0  # of the JPEG files so far
+        self.seconds = 0.0  # from start to end, once that is reached
         self.size: tuple[int, int] | None = None  # of every frame, before turning
         early = min((self.stream.time_base or 0) / 2, Fraction(1, 2000))
         self.due = self.start + early  # what ends by then is not shown any more
@@ -164,11 +232,29 @@ class _Sampler:
         self.error = ""
 
     def run(self, *, seeks: bool) -> Video:
+        jpegs, num_bytes = [], 0
+        for jpeg in self.jpegs(seeks=seeks):
+            num_bytes += len(jpeg)
+            if num_bytes > MAX_VIDEO_BYTES:
+                raise VideoError(
+                    "too_large",
+                    f"more than {MAX_VIDEO_BYTES >> 20} MiB of JPEG; lower --fps or"
+                    " --short_side",
+                )
+            jpegs.append(jpeg)
+        width, height = Image.open(io.BytesIO(jpegs[0])).size
+        return Video(jpegs, height, width, self.seconds, damaged=self.damaged)
+
+    def jpegs(self, *, seeks: bool) -> Iterator[bytes]:
+        """Yields what is shown at start, one interval later, and so on: at least one.
+
+        A picture that is shown for longer is the same object again.
+        """
         held, shown = None, Fraction(0)
         decoded = self._from_key_frame() if seeks else self._decoded()
         for time, frame in self._timed(decoded):
             if held is not None:
-                self._take(held, until=time)
+                yield from self._shown(held, until=time)
             held, shown = frame, time
             if self.end is not None and time >= self.end:
                 break
@@ -176,41 +262,33 @@ class _Sampler:
             raise VideoError("no_frames", self._no_frames())
         until = shown + self._duration(held)
         self._check_shares(until)
-        self._take(held, until=until)
-        if not self.jpegs and until <= self.start > 0:
+        yield from self._shown(held, until=until)
+        if not self.count and until <= self.start > 0:
             raise VideoError(
                 "no_frames",
                 f"starts at {float(self.start):g} s, past its end at"
                 f" {float(until):g} s",
             )
-        if not self.jpegs:  # a single frame that lasts no time
-            self._take(held, until=self.start + self.interval)
-        width, height = Image.open(io.BytesIO(self.jpegs[0])).size
+        if not self.count:  # a single frame that lasts no time
+            yield from self._shown(held, until=self.start + self.interval)
         until = until if self.end is None else min(until, self.end)
-        seconds = float(until - self.start)
-        return Video(self.jpegs, height, width, seconds, damaged=self.damaged)
+        self.seconds = float(until - self.start)
 
-    def _take(self, frame: av.VideoFrame, *, until: Fraction) -> None:
-        """Appends `frame` for each moment that falls before `until`."""
+    def _shown(self, frame: av.VideoFrame, *, until: Fraction) -> Iterator[bytes]:
+        """Yields `frame` for each moment that falls before `until`."""
         if self.end is not None:
             until = min(until, self.end)
         jpeg = None
         while self.due < until:
-            if len(self.jpegs) * self.interval >= self.max_seconds:
+            if self.count * self.interval >= self.max_seconds:
                 raise VideoError(
                     "too_large",
                     f"longer than {self.max_seconds:g} s; raise --max_seconds",
                 )
             jpeg = jpeg or self._encode(frame)
-            self.num_bytes += len(jpeg)
-            if self.num_bytes > MAX_VIDEO_BYTES:
-                raise VideoError(
-                    "too_large",
-                    f"more than {MAX_VIDEO_BYTES >> 20} MiB of JPEG; lower --fps or"
-                    " --short_side",
-                )
-            self.jpegs.append(jpeg)
+            self.count += 1
             self.due += self.interval
+            yield jpeg
 
     def _encode(self, frame: av.VideoFrame) -> bytes:
         if self.size is None:
