@@ -1,14 +1,30 @@
-"""Pictures for TensorBoard: the frames a model saw, and where its tokens look."""
+"""Pictures: frames, where learned tokens look, what attends to what, confusions.
 
-from collections.abc import Sequence
+Frames and maps are put together with Pillow: a clip of them takes a fraction of a
+second.  What has axes is Matplotlib's.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 MAX_FRAMES = 8
-MAX_TOKENS = 8
+MAX_TOKENS = 16
+MAX_BLOCKS = 6
 NAMED_CLASSES = 30  # more names than that cannot be read beside a matrix
 NUMBERED_CLASSES = 12
-_INCHES = 1.6  # of one frame
+FOR, AGAINST = (216, 96, 20), (40, 105, 175)  # the class: orange, and blue
+
+_TILE_PX = 112  # height of a frame on a sheet
+_GAP_PX = 5
+_MARGIN_PX = 12
+_LINE_PX = 18  # of text above a sheet
+_BAR_PX = 4  # below a map, as long as its token is important
+_INK, _PALE = (30, 30, 30), (120, 120, 120)
+_MIN_RATIO = 1.25  # smaller differences of attention stay pale
 
 
 def frame_strip(frames: np.ndarray, *, title: str) -> np.ndarray:
@@ -21,68 +37,170 @@ def frame_strip(frames: np.ndarray, *, title: str) -> np.ndarray:
     Returns:
       uint8 [height, width, 3].
     """
-    shown = _evenly(len(frames), MAX_FRAMES)
-    sheet, axes = _sheet(1, len(shown), frames.shape[1] / frames.shape[2], title)
-    for axis, t in zip(axes[0], shown, strict=True):
-        axis.imshow(frames[t])
-        axis.set_xlabel(f"frame {t}" if len(frames) > 1 else "", fontsize=7)
-    return _pixels(sheet)
+    return _rows(frames, np.zeros([len(frames), 1, 1, 0]), title=title)
 
 
 def token_map_sheet(
-    frames: np.ndarray, maps: np.ndarray, *, title: str, names: Sequence[str] = ()
+    frames: np.ndarray,
+    maps: np.ndarray,
+    *,
+    title: str,
+    importance: np.ndarray | None = None,
+    seconds: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Where each learned token looks, over the frames (Fig. 10).
 
     The first row holds the frames, each further row one token's maps over them; of a
-    single image, the first column and the further ones.  A token's maps have one scale,
-    from its smallest to its largest weight: a bright cell is one that the token pools
-    most of all, anywhere in the clip.
+    single image, the image and the maps beside it.  A token's maps have one scale, from
+    its smallest to its largest weight: a bright cell is one that the token pools most
+    of all, anywhere in the clip.
 
     Args:
       frames: uint8 [T, H, W, 3].
       maps: float [T', h, w, S], the token maps; T' may be below T, when the model
-        strides over time.
-      title: of the sheet.
-      names: of the tokens; their numbers by default.
+        strides over time.  Of more than MAX_TOKENS, the most important ones are shown,
+        or the first.
+      title: of the sheet; its first line is set in bold.
+      importance: [M, S] of every learned token for the class in the title, M windows
+        of frames: a bar below each map, and a sum for each token, orange for the class
+        and blue against it.
+      seconds: of each of the T' slices; their numbers by default.
 
     Returns:
       uint8 [height, width, 3].
     """
-    shown = _evenly(len(maps), MAX_FRAMES)
-    tokens = range(min(maps.shape[-1], MAX_TOKENS))
-    height, width = frames.shape[1:3]
-    is_image = len(maps) == 1
-    if is_image:
-        sheet, axes = _sheet(1, 1 + len(tokens), height / width, title)
-        axes = axes.T
-        axes[0][0].set_xlabel("image", fontsize=7)
+    if len(maps) == 1:
+        return draw_clip(frames[:1], maps, caption=title, importance=importance)[0]
+    return _rows(frames, maps, title=title, importance=importance, seconds=seconds)
+
+
+def draw_clip(
+    frames: np.ndarray,
+    maps: np.ndarray,
+    *,
+    caption: str = "",
+    importance: np.ndarray | None = None,
+) -> np.ndarray:
+    """A clip that plays: each frame, and beside it every token's map over it.
+
+    Args:
+      frames: uint8 [T, H, W, 3]; small ones are enlarged.
+      maps: as in `token_map_sheet`, with its scale.
+      caption: a line or more above; what is too long ends in "…".
+      importance: as in `token_map_sheet`; a bar below each token, of the whole clip.
+
+    Returns:
+      uint8 [T, height, width, 3], of even height and width.
+    """
+    from PIL import Image, ImageDraw
+
+    num_frames, height, width, _ = frames.shape
+    tokens = _shown_tokens(maps, importance)
+    rows = max(1, math.ceil(math.sqrt(len(tokens) / 2)))
+    columns = math.ceil(len(tokens) / rows)
+    tile = _fit(height, width, max(96, 256 // rows))
+    line = _font(12).size + 6  # above each map
+    cell = (tile[0] + _GAP_PX, line + tile[1] + _BAR_PX + _GAP_PX)
+    head = _head_px(caption)
+    large = _fit(height, width, rows * cell[1] - _GAP_PX - _BAR_PX - line)
+    left = _MARGIN_PX + large[0] + 2 * _GAP_PX
+    size = (
+        _even(left + columns * cell[0] - _GAP_PX + _MARGIN_PX),
+        _even(head + rows * cell[1] + _MARGIN_PX - _GAP_PX),
+    )
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    _write_head(draw, caption, size[0])
+    corners = [
+        (left + i % columns * cell[0], head + i // columns * cell[1] + line)
+        for i in range(len(tokens))
+    ]
+    sums = None if importance is None else importance.sum(axis=0)  # [S]
+    for (x, y), token in zip(corners, tokens, strict=True):
+        name = f"token {token}"
+        draw.text((x, y - line + 2), name, _INK, _font(12))
+        if sums is not None:
+            text, ink = _signed(sums[token])
+            draw.text((x + tile[0], y - line + 2), text, ink, _font(12), anchor="ra")
+            _draw_bar(draw, (x, y + tile[1] + 1), tile[0], sums[token] / _most(sums))
+    scaled = _scaled(maps)
+    clip = np.repeat(np.asarray(sheet)[np.newaxis], num_frames, axis=0)
+    for t, frame in enumerate(frames):
+        _put(clip[t], _resized(frame, large), _MARGIN_PX, head + line)
+        small = _grey(_resized(frame, tile))
+        for (x, y), token in zip(corners, tokens, strict=True):
+            weights = scaled[t * len(maps) // num_frames, ..., token]
+            _put(clip[t], _heat(small, weights), x, y)
+    return clip
+
+
+def attention_picture(
+    attention: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    seconds: Sequence[float] | None = None,
+) -> np.ndarray:
+    """How much the learned tokens of each frame look at those of each other frame.
+
+    Above a matrix for each block, from the frame that looks (a row) to the frame that
+    is looked at (a column), a mean over its tokens; below, of the last block, one for
+    each token that looks.  Of a single frame, a matrix of tokens for each block.  The
+    colours are shares of attention against an even one, whose logarithm they follow.
+
+    Args:
+      attention: by the block's name, float [M, S, M, S], from token to token; of each
+        token it sums to 1.
+      title: of the picture.
+      seconds: of each of the M windows of frames; their numbers by default.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    names = [list(attention)[i] for i in _evenly(len(attention), MAX_BLOCKS)]
+    last = attention[names[-1]]
+    num_windows, num_tokens, _, _ = last.shape
+    if num_windows == 1:
+        rows = [{name: attention[name][0, :, 0] for name in names}]  # [S, S]
+        axis = "token"
     else:
-        sheet, axes = _sheet(1 + len(tokens), len(shown), height / width, title)
-        axes[0][0].set_ylabel("frames", fontsize=7)
-    for column, t in enumerate(shown):
-        frame = frames[t * len(frames) // len(maps)]
-        axes[0][column].imshow(frame)
-        grey = frame.mean(axis=-1, keepdims=True).repeat(3, axis=-1).astype(np.uint8)
-        for token in tokens:
-            axis = axes[1 + token][column]
-            axis.imshow(grey)
-            axis.imshow(
-                maps[t, ..., token],
-                cmap="inferno",
-                alpha=0.6,
-                vmin=maps[..., token].min(),
-                vmax=maps[..., token].max(),
-                extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-                interpolation="bilinear",
+        by_frame = {name: a.sum(axis=-1) for name, a in attention.items()}  # [M, S, M]
+        rows = [{name: by_frame[name].mean(axis=1) for name in names}]  # [M, M]
+        if num_tokens > 1:
+            of_last = by_frame[names[-1]]
+            shown = range(min(num_tokens, MAX_FRAMES))
+            rows.append({f"{names[-1]}, token {s}": of_last[:, s] for s in shown})
+        axis = "frame" if seconds is None else "second"
+    ratios = [
+        {name: np.log2(np.maximum(m * m.shape[1], 1e-9)) for name, m in row.items()}
+        for row in rows
+    ]
+    found = max(np.abs(m).max() for row in ratios for m in row.values())
+    limit = float(np.clip(found, np.log2(_MIN_RATIO), 3))
+    side = 1.75  # inches of a matrix
+    columns = max(map(len, rows))
+    sheet = _figure(columns * side + 1.3, len(rows) * (side + 0.45) + 0.5)
+    axes = sheet.subplots(len(rows), columns, squeeze=False)
+    for row, some in zip(axes, ratios, strict=True):
+        for cell in row[len(some) :]:
+            cell.set_visible(False)
+        for i, (cell, (name, matrix)) in enumerate(
+            zip(row, some.items(), strict=False)
+        ):
+            image = cell.imshow(
+                matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
             )
-            name = names[token] if names else f"token {token}"
-            if is_image:
-                axis.set_xlabel(name, fontsize=7)
-            elif column == 0:
-                axis.set_ylabel(name, fontsize=7)
-            if token == tokens[-1] and not is_image:
-                axis.set_xlabel(f"frame {t * len(frames) // len(maps)}", fontsize=7)
+            ticks = np.unique(np.linspace(0, len(matrix) - 1, 4).astype(int))
+            shown = [f"{seconds[k]:.1f}" if axis == "second" else f"{k}" for k in ticks]
+            cell.set_xticks(ticks, shown, fontsize=7)
+            cell.set_yticks(ticks, shown if i == 0 else [], fontsize=7)
+            cell.set_title(name, fontsize=9)
+        row[0].set_ylabel(f"{axis} that looks", fontsize=8)
+    axes[-1][0].set_xlabel(f"{axis} looked at", fontsize=8)
+    bar = sheet.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    marks = [-limit, -limit / 2, 0, limit / 2, limit]
+    bar.set_ticks(marks, labels=[f"x {2**m:.2g}" for m in marks], fontsize=7)
+    bar.set_label("attention, times an even share", fontsize=8)
+    sheet.suptitle(title, fontsize=10)
     return _pixels(sheet)
 
 
@@ -141,6 +259,165 @@ def confusion_picture(
     return _pixels(sheet)
 
 
+def _rows(
+    frames: np.ndarray,
+    maps: np.ndarray,
+    *,
+    title: str,
+    importance: np.ndarray | None = None,
+    seconds: Sequence[float] | None = None,
+) -> np.ndarray:
+    """The frames in a row, and in each row below the maps of a token."""
+    from PIL import Image, ImageDraw
+
+    num_slices, tokens = len(maps), _shown_tokens(maps, importance)
+    columns = _evenly(num_slices, MAX_FRAMES)
+    tile = _fit(*frames.shape[1:3], _TILE_PX)
+    cell = (tile[0] + _GAP_PX, tile[1] + _BAR_PX + _GAP_PX)
+    left = _MARGIN_PX + (64 if tokens else 0)
+    end = left + len(columns) * cell[0]
+    head = _head_px(title) + 18
+    sheet = Image.new(
+        "RGB",
+        (
+            end + _MARGIN_PX + (0 if importance is None else 100),
+            head + (1 + len(tokens)) * cell[1] + _MARGIN_PX - _GAP_PX,
+        ),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    _write_head(draw, title, sheet.width)
+    if importance is not None:
+        draw.text((end + 8, head - 5), "gradient × token", _PALE, _font(11), "ls")
+    for row, token in enumerate(tokens, start=1):
+        y = head + row * cell[1] + tile[1] // 2
+        draw.text((left - 8, y), f"token {token}", _INK, _font(12), anchor="rm")
+        if importance is not None:
+            sums = importance.sum(axis=0)  # [S]
+            text, ink = _signed(sums[token])
+            draw.text((end + 8, y - 4), text, ink, _font(13), anchor="ls")
+            _draw_bar(draw, (end + 8, y), 88, sums[token] / _most(sums), height=10)
+    scaled = _scaled(maps)
+    for column, t in enumerate(columns):
+        x, source = left + column * cell[0], t * len(frames) // num_slices
+        if len(frames) > 1:
+            name = f"frame {source}" if seconds is None else f"{seconds[t]:.2f} s"
+            at = (x + tile[0] // 2, head - 5)
+            draw.text(at, name, _PALE, _font(11), anchor="ms")
+        frame = _resized(frames[source], tile)
+        sheet.paste(Image.fromarray(frame), (x, head))
+        for row, token in enumerate(tokens, start=1):
+            heat = _heat(_grey(frame), scaled[t, ..., token])
+            y = head + row * cell[1]
+            sheet.paste(Image.fromarray(heat), (x, y))
+            if importance is not None:
+                value = importance[t * len(importance) // num_slices, token]
+                share = value / _most(importance)
+                _draw_bar(draw, (x, y + tile[1] + 1), tile[0], share)
+    return np.asarray(sheet)
+
+
+def _shown_tokens(maps: np.ndarray, importance: np.ndarray | None) -> list[int]:
+    count = maps.shape[-1]
+    if count <= MAX_TOKENS or importance is None:
+        return list(range(min(count, MAX_TOKENS)))
+    order = np.argsort(-np.abs(importance.sum(axis=0)), kind="stable")
+    return sorted(order[:MAX_TOKENS].tolist())
+
+
+def _scaled(maps: np.ndarray) -> np.ndarray:
+    """Each token's weights from 0 to 1 over the clip; a flat map is 0."""
+    low = maps.min(axis=(0, 1, 2))
+    span = maps.max(axis=(0, 1, 2)) - low
+    return (maps - low) / np.where(span > 0, span, 1)
+
+
+def _heat(grey: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights [h, w] of 0..1 as colours over a grey frame.  -> uint8 [H, W, 3]"""
+    from PIL import Image
+
+    height, width, _ = grey.shape
+    small = Image.fromarray(weights.astype(np.float32))
+    large = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
+    colours = _colours()[(255 * large.clip(0, 1)).astype(np.uint8)]
+    return (0.4 * grey + 0.6 * colours).astype(np.uint8)
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    return frame.mean(axis=-1, keepdims=True)  # [H, W, 1]
+
+
+def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    smooth = Image.Resampling.BICUBIC  # widened where it shrinks
+    return np.asarray(Image.fromarray(frame).resize(size, smooth))
+
+
+def _fit(height: int, width: int, to_height: int) -> tuple[int, int]:
+    """Width and height of a picture made `to_height` high."""
+    return max(1, round(to_height * width / height)), to_height
+
+
+def _put(picture: np.ndarray, part: np.ndarray, x: int, y: int) -> None:
+    picture[y : y + part.shape[0], x : x + part.shape[1]] = part
+
+
+def _even(size: int) -> int:
+    return size + size % 2
+
+
+def _most(values: np.ndarray) -> float:
+    return float(np.abs(values).max()) or 1.0
+
+
+def _signed(value: float) -> tuple[str, tuple[int, int, int]]:
+    """A number with its sign, and the colour of that sign."""
+    return f"{value:+.2f}", FOR if value > 0 else AGAINST
+
+
+def _draw_bar(draw, corner, width: int, share: float, height: int = _BAR_PX - 1):
+    """A bar of |share| of a width, in the colour of its sign."""
+    (x, y), long = corner, round(abs(share) * width)
+    if long:
+        ink = FOR if share > 0 else AGAINST
+        draw.rectangle((x, y, x + long - 1, y + height - 1), fill=ink)
+
+
+def _write_head(draw, text: str, width: int) -> None:
+    """The lines above a sheet, each cut to its width; the first is bold."""
+    y = _MARGIN_PX
+    for i, line in enumerate(text.splitlines()):
+        font = _font(12, is_bold=i == 0)
+        while line and draw.textlength(line, font) > width - 2 * _MARGIN_PX:
+            line = line.rstrip("…")[:-1] + "…"
+        draw.text((_MARGIN_PX, y), line, _INK, font)
+        y += _LINE_PX
+
+
+def _head_px(text: str) -> int:
+    return _MARGIN_PX + _LINE_PX * len(text.splitlines())
+
+
+@functools.cache
+def _font(size: int, *, is_bold: bool = False):
+    """Matplotlib's own font, which has more letters than Pillow's."""
+    import matplotlib
+    from PIL import ImageFont
+
+    name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(str(path), size)
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    """Of weights 0..255, from black to yellow.  -> uint8 [256, 3]"""
+    import matplotlib
+
+    return matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+
+
 def _evenly(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round()).astype(int)
 
@@ -150,23 +427,11 @@ def _figure(width: float, height: float):
     from matplotlib import figure
     from matplotlib.backends import backend_agg
 
-    sheet = figure.Figure(figsize=(width, height), dpi=100)
+    sheet = figure.Figure(figsize=(width, height), dpi=100, layout="constrained")
     backend_agg.FigureCanvasAgg(sheet)
     return sheet
 
 
-def _sheet(rows: int, columns: int, aspect: float, title: str):
-    sheet = _figure(columns * _INCHES, rows * _INCHES * aspect + 0.5)
-    axes = sheet.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.set_frame_on(False)
-    sheet.suptitle(title, fontsize=9)
-    return sheet, axes
-
-
 def _pixels(sheet) -> np.ndarray:
-    sheet.tight_layout(pad=0.4)
     sheet.canvas.draw()
     return np.asarray(sheet.canvas.buffer_rgba())[..., :3].copy()
