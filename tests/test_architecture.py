@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LEVELS = {
-    0: ["config", "startup", "records", "stopping"],
+    0: ["config", "startup", "records", "stopping", "tflite"]
+    + ["inputs.resizing"],
     1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment"]
     + ["integrity", "inputs.passing"]
     + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
@@ -19,7 +20,7 @@ LEVELS = {
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
     + ["flax_names", "visualize", "cost", "memory", "profiling"],
     4: ["checkpoint", "report", "serving"],
-    5: ["session", "remerge", "media"],
+    5: ["session", "remerge", "model_card", "media"],
     6: ["predict", "export", "token_pictures"],
     7: ["demo"],
     8: ["experiment"],

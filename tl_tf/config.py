@@ -25,6 +25,7 @@ _INSTALLED = _PACKAGE / "program"  # where a wheel keeps run.py, gin/ and data/
 ROOT = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 MAX_CHARACTERS = 1_000_000  # of a gin file; ours have a few thousand
+_loaded: dict[str, tuple[str, ...]] = {}
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -73,6 +74,12 @@ def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> None:
         )
     except (ValueError, TypeError, SyntaxError, ImportError, RuntimeError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    _loaded.update(gin_files=tuple(gin_files), gin_bindings=tuple(gin_bindings))
+
+
+def loaded() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What `load` was last called with: gin files and bindings."""
+    return _loaded.get("gin_files", ()), _loaded.get("gin_bindings", ())
 
 
 @contextlib.contextmanager

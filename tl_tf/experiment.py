@@ -14,6 +14,7 @@ from tl_tf import (
     checkpoint,
     cost,
     evaluator,
+    export,
     fewshot,
     losses,
     memory,
@@ -68,7 +69,12 @@ def run(
     strategy = runtime.configure_runtime(tpu)
     session = sessions.Session(mode, model_dir, data_dir, strategy, **options)
     build_missing_data(data_dir)
-    modes = {"eval": evaluate, "fewshot": evaluate_fewshot, "save_npz": save_npz}
+    modes = {
+        "eval": evaluate,
+        "fewshot": evaluate_fewshot,
+        "save_npz": save_npz,
+        "export": export.export,
+    }
     with runtime.explain_lost_hosts(strategy):
         modes.get(mode, train)(session)
 

@@ -303,9 +303,19 @@ def orbit_lines(session: Session) -> Iterator[None]:
 
 
 def remember(data: split.Split, session: Session) -> None:
-    """Writes what the model is trained on beside its checkpoints, for later use."""
-    if session.is_chief:
-        serving.Trained.of_split(data).write(session.model_dir)
+    """Writes what the model is trained on beside its checkpoints, for later use.
+
+    What is known there of other splits stays.
+    """
+    if not session.is_chief:
+        return
+    found = serving.Trained.of_split(data)
+    with contextlib.suppress(ValueError):  # nothing is there, or nothing of use
+        before = serving.Trained.read(session.model_dir)
+        if (before.dataset, before.classes) == (found.dataset, found.classes):
+            coverage = before.coverage | found.coverage
+            found = dataclasses.replace(found, coverage=coverage)
+    found.write(session.model_dir)
 
 
 def say_data(data: split.Split, session: Session) -> None:
