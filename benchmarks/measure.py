@@ -141,7 +141,9 @@ def draw_curves(
         axes.plot(xs, ys, marker="o", markersize=4, label=name)
     if is_log:
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        ys = [y for points in curves.values() for _, y in points]
+        axes.set_yscale("log", base=2 if max(ys) < 100 * min(ys) else 10)
+        axes.yaxis.set_major_formatter("{x:g}")
         ticks = sorted({x for points in curves.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()

@@ -113,7 +113,7 @@ def test_a_missing_or_broken_description_is_one_sentence(tmp_path, content):
 
 
 def test_the_sampler_is_that_of_the_recipes_evaluation():
-    from tl_tf import experiment  # noqa: F401: recipes bind its modes
+    from tl_tf import experiment  # noqa: F401  recipes bind its modes
 
     gin.clear_config()
     config.load(["gin/kinetics400_vivit_l16_tl16_12.gin"], [])

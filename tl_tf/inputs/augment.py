@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
+from tl_tf.inputs import resizing
+
 CACHED_FRAMES = 4  # resized together: few enough to stay in the processor's cache
 BETA_STEPS = 4096  # of the table of a Beta distribution: within 0.001 of it
 
@@ -147,11 +149,14 @@ def _resize_windows(
 
     # Bilinear reads every source pixel down to half the side; the antialiased resize,
     # three times slower, is for what lies below.
-    resize = partial(_resize, crop_px=crop_px)
+    resize = partial(resizing.resize, size=(crop_px, crop_px))
     found = tf.case(
         [
             (tf.equal(side, crop_px), lambda: views(tf.identity, num_frames)),
-            (side <= 2 * crop_px, lambda: views(resize, CACHED_FRAMES)),
+            (
+                side <= 2 * crop_px,
+                lambda: views(partial(resize, antialias=False), CACHED_FRAMES),
+            ),
         ],
         default=lambda: views(partial(resize, antialias=True), num_frames),
     )
@@ -290,20 +295,3 @@ def _window_side(
     short = tf.minimum(height, width)
     side = tf.cast(short, tf.float32) * (crop_px / tf.cast(short_side_px, tf.float32))
     return tf.clip_by_value(tf.cast(tf.round(side), tf.int32), 1, short)
-
-
-def _resize(pixels: tf.Tensor, *, crop_px: int, antialias: bool = False) -> tf.Tensor:
-    """uint8 [T, side, side, 3] -> uint8 [T, crop_px, crop_px, 3]."""
-    pixels, size = tf.cast(pixels, tf.float32), [crop_px, crop_px]
-    if antialias:
-        resized = tf.image.resize(pixels, size, antialias=True)
-        return tf.cast(resized + 0.5, tf.uint8)
-    # Cast before, and rounded in one pass after, it takes two thirds of the time.
-    rounded = tf.raw_ops.QuantizeV2(
-        input=tf.image.resize(pixels, size),
-        min_range=0.0,
-        max_range=255.0,
-        T=tf.quint8,
-        mode="SCALED",
-    )
-    return tf.bitcast(rounded.output, tf.uint8)
