@@ -77,3 +77,8 @@ def test_another_thread_hears_nothing():
     thread.start()
     thread.join()
     assert done == [False]
+
+
+def test_a_host_that_was_not_asked_itself_leaves_as_by_sigterm():
+    stop = stopping.Stop()
+    assert (stop.is_wanted(), stop.name, stop.exit_code) == (False, "SIGTERM", 143)

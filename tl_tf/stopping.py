@@ -16,7 +16,10 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether somebody has asked this process to stop, and what comes of it."""
+    """Whether somebody has asked this process to stop, and what comes of it.
+
+    A host that stops because another was asked does so as if by SIGTERM.
+    """
 
     def __init__(self):
         self._number: int | None = None
@@ -28,12 +31,12 @@ class Stop:
     @property
     def name(self) -> str:
         """Of the signal."""
-        return signal.Signals(self._number).name
+        return signal.Signals(self._number or signal.SIGTERM).name
 
     @property
     def exit_code(self) -> int:
         """128 + the signal's number, as shells have it: SIGTERM 143, SIGINT 130."""
-        return 128 + self._number
+        return 128 + (self._number or signal.SIGTERM)
 
     @contextlib.contextmanager
     def listening(self, grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
