@@ -65,7 +65,7 @@ def export(
             weights=_origin(session, step),
             view=view_shape(classifier)[1:],
             tokens=token_counts(classifier),
-            tflite=_write_tflite(classifier, temporary / TFLITE, is_wanted=tflite),
+            tflite=write_tflite(classifier, temporary / TFLITE, is_wanted=tflite),
         )
         model_card.write(card, temporary)
         _put(temporary, folder)
@@ -182,10 +182,22 @@ def _save(model: tf_keras.Model, folder: Path, **functions) -> None:
         tf.saved_model.save(saved, str(folder), signatures=signatures)
 
 
-def _write_tflite(
+def write_tflite(
     classifier: serving.Classifier, path: Path, *, is_wanted: bool | None
 ) -> dict[str, Any]:
-    """A TFLite file of one view.  -> what `model_card.build` wants to know of it."""
+    """Writes a TFLite file of one view.
+
+    Args:
+      classifier: of any strategy.
+      path: of the file.
+      is_wanted: as `export.tflite`.
+
+    Returns:
+      What `model_card.build` wants to know of it.
+
+    Raises:
+      ValueError: it is wanted, and cannot be.
+    """
     count = sum(v.shape.num_elements() for v in classifier.model.variables)
     if is_wanted is False:
         return {"file": None, "because": "export.tflite is False"}

@@ -282,12 +282,8 @@ def _cost_lines(card: dict[str, Any]) -> list[str]:
     found = card["cost"]
     lines = [f"- {found['parameters'] / 1e6:,.3f}M parameters"]
     if "gflops_per_view" in found:
-        lines.append(
-            "- "
-            + cost.views_line(found, found["views"], noun=card["noun"][:-1])
-            .replace("-I", " to I")
-            .replace("-X", " to X")
-        )
+        one = card["noun"][:-1]
+        lines.append("- " + cost.views_line(found, found["views"], noun=one))
     else:
         lines.append(f"- GFLOPs are not counted: {found['not_counted_because']}")
     lines += [
@@ -364,10 +360,11 @@ def _cost(classifier: serving.Classifier, view: Sequence[int]) -> dict[str, Any]
 
 def _intended_use(classifier: serving.Classifier) -> str:
     trained = classifier.trained
-    one, count = trained.noun[:-1], len(trained.classes)
+    count = len(trained.classes)
+    one = {"videos": "a video", "images": "an image"}[trained.noun]
     how_many = "one" if classifier.loss.kind == "softmax" else "any number"
     return (
-        f"It says which of {count:,} classes a {one} shows, {how_many} of them at once;"
+        f"It says which of {count:,} classes {one} shows, {how_many} of them at once;"
         f" it is meant for {trained.noun} like those of {_code(trained.dataset)}, the"
         " data set it was trained on."
     )
