@@ -18,9 +18,9 @@ LEVELS = {
     2: ["models.*", "inputs.faults", "inputs.views", "inputs.crops", "inputs.folders"]
     + ["inputs.tfds_shards", "transfer", "scores", "data_service"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
-    + ["flax_names", "visualize", "cost", "memory", "profiling"],
+    + ["flax_names", "visualize", "timeline", "cost", "memory", "profiling"],
     4: ["checkpoint", "report", "serving"],
-    5: ["session", "remerge", "model_card", "media"],
+    5: ["session", "remerge", "model_card", "media", "scorers"],
     6: ["predict", "export", "token_pictures"],
     7: ["demo"],
     8: ["experiment"],
