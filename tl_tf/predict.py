@@ -25,11 +25,18 @@ from tl_tf import media, report, scorers, timeline, visualize
 from tl_tf import session as sessions
 
 FILE = "predictions.jsonl"
+PARTIAL = "predictions.partial.jsonl"  # after Ctrl-C
+WHOLE_SECONDS = 120.0  # a longer video is scored by its segments alone
 TIMELINE_SEGMENTS = 3  # a video that holds more of them end to end gets a timeline
 PRINTED_LABELS = 3  # on a line
 PRINTED_STRETCHES = 30
 PRINTED_NAME = 48  # characters of a path
 EVERY_SECONDS = 10.0  # a line of progress
+OTHER_KINDS = {
+    "image": "an image, and the model wants videos",
+    "video": "a video, and the model wants images: take some out of it, as with"
+    " ffmpeg -i VIDEO -vf fps=1 FOLDER/%05d.jpg",
+}
 
 
 @gin.configurable
@@ -39,7 +46,7 @@ def predict(
     build_model: Callable[..., tf_keras.Model] | None = None,
     segment_seconds: float | None = None,
     stride_seconds: float | None = None,
-    whole_seconds: float = 120.0,
+    whole_seconds: float = WHOLE_SECONDS,
     top_k: int = 5,
 ) -> None:
     """Prints and writes the labels of every file that --input names.
@@ -128,7 +135,7 @@ class Cut:
         *,
         segment_seconds: float | None = None,
         stride_seconds: float | None = None,
-        whole_seconds: float = 0.0,
+        whole_seconds: float = WHOLE_SECONDS,
     ) -> "Cut":
         """As `predict` says.
 
@@ -301,7 +308,7 @@ def _predict_files(
                 about = {"file": str(path)}
                 tell = functools.partial(progress.tell_segment, name=name)
                 try:
-                    found = _predict_file(path, scorer, cut, on_segment=tell)
+                    found = predict_file(path, scorer, cut, on_segment=tell)
                 except media.VideoError as error:
                     why = f"{error.reason} ({error.detail})"
                     report.say(f"{name:{width}}  left out: {why}")
@@ -321,12 +328,16 @@ def _predict_files(
                     _write_png(folder / f"{out}.timeline.png", picture)
                     report.say(f"  -> {folder / f'{out}.timeline.png'}")
                 if does_render:
-                    report.say(f"  -> {_render(path, scorer, folder / out)}")
+                    report.say(f"  -> {render(path, scorer, folder / out)}")
                 progress.tell_file()
         if not done:
             every = f"{path}: {why}" if len(paths) == 1 else f"the last: {why}"
             raise ValueError(f"none of {len(paths)} files could be predicted; {every}.")
         temporary.rename(folder / FILE)
+    except KeyboardInterrupt:
+        temporary.rename(folder / PARTIAL)
+        report.say(f"predict  interrupted; what was done  -> {folder / PARTIAL}")
+        raise SystemExit(130) from None  # 128 + SIGINT
     finally:
         temporary.unlink(missing_ok=True)
     left_out = len(paths) - done
@@ -336,20 +347,17 @@ def _predict_files(
     )
 
 
-def _predict_file(
+def predict_file(
     path: Path, scorer: scorers.Scorer, cut: Cut | None, **arguments
 ) -> Prediction:
+    """`predict_video` or `predict_image`, as the file is.
+
+    Raises:
+      media.VideoError: when it cannot be used, or the model wants the other.
+    """
     kind = media.kind_of(path)
     if kind + "s" != scorer.noun and path.exists():
-        advice = (
-            "take frames out of it first: ffmpeg -i VIDEO -vf fps=1 FRAMES/%05d.jpg"
-            if kind == "video"
-            else "a video of one frame would do"
-        )
-        wanted = scorer.noun[:-1]
-        raise media.VideoError(
-            "unreadable", f"the model wants a {wanted}, this is a {kind}; {advice}"
-        )
+        raise media.VideoError("unreadable", OTHER_KINDS[kind])
     if kind == "image":
         return predict_image(path, scorer)
     return predict_video(path, scorer, cut, **arguments)
@@ -400,7 +408,7 @@ class _Progress:
 
     def __init__(self, total: int):
         self._total, self._done = total, 0
-        self._start = self._last = time.perf_counter()
+        self._start = self._last = self._begun = time.perf_counter()
         self._first = 0.0  # when the first file was done: it held the tracing
 
     @property
@@ -410,7 +418,7 @@ class _Progress:
     def tell_file(self) -> None:
         now = time.perf_counter()
         self._done += 1
-        self._first = self._first or now
+        self._begun, self._first = now, self._first or now
         if self._is_due(now) and 1 < self._done < self._total:
             left = (now - self._first) / (self._done - 1) * (self._total - self._done)
             report.say(
@@ -419,8 +427,12 @@ class _Progress:
             )
 
     def tell_segment(self, segment: timeline.Segment, *, name: str) -> None:
-        if self._is_due(time.perf_counter()):
-            report.say(f"predict  {name}: {segment.end:.0f} s of it done")
+        now = time.perf_counter()
+        if self._is_due(now):
+            speed = segment.end / (now - self._begun)
+            report.say(
+                f"predict  {name}: {segment.end:.0f} s of it, {speed:.3g} x its speed"
+            )
 
     def _is_due(self, now: float) -> bool:
         if now - self._last < EVERY_SECONDS:
@@ -493,11 +505,19 @@ def _write_line(file: IO[str], content: dict[str, Any]) -> None:
     file.write(json.dumps(content, ensure_ascii=False) + "\n")
 
 
-def _render(path: Path, scorer: scorers.CheckpointScorer, out: Path) -> Path:
+def render(path: Path, scorer: scorers.CheckpointScorer, out: Path) -> Path:
     """Draws what the model sees of a file, its labels and token maps.
+
+    Args:
+      path: of a file that can be predicted.
+      scorer: of such files.
+      out: beside it is written, with the ending .predicted.mp4, or .png of an image.
 
     Returns:
       What was written.
+
+    Raises:
+      media.VideoError: when the file cannot be used.
     """
 
     def draw(look: scorers.Look, caption: str = "") -> np.ndarray:
