@@ -1,5 +1,7 @@
+import os
 import shutil
 import struct
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -456,3 +458,89 @@ def test_real_files_are_read_whatever_their_name(tmp_path):
     path = tmp_path / "AAAA1.mp4"  # Charades says .mp4; this one is Matroska
     shutil.copy(videos.MEDIA / "clips/av1_video.mkv", path)
     assert len(extract(path).frames) == 60
+
+
+def stream(source, fps=12, short_side=256):
+    return list(frames.stream(source, fps=fps, short_side=short_side))
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts", "one.mp4"])
+def test_a_stream_gives_the_frames_of_the_whole_video(tmp_path, name):
+    count = 1 if name == "one.mp4" else 31
+    times = [37 * i + 11 * (i % 3) for i in range(count)] if name == "v.mkv" else None
+    path = videos.write_video(tmp_path / name, moving(count), milliseconds=times)
+    whole = extract(path).frames
+    assert stream(path) == [(k / 12, jpeg) for k, jpeg in enumerate(whole)]
+    with path.open("rb") as file:
+        assert stream(file) == stream(path)
+
+
+def test_a_pipe_is_read_as_it_comes(tmp_path):
+    path = videos.write_video(tmp_path / "v.ts", moving(48), encoder={"g": "6"})
+    content, first = path.read_bytes(), path.stat().st_size * 3 // 4
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as file, os.fdopen(writer, "wb", 0) as pipe:
+        threading.Thread(target=pipe.write, args=[content[:first]]).start()
+        arriving = frames.stream(file, fps=12, short_side=24)
+        got = [next(arriving) for _ in range(8)]  # while the rest is not there yet
+
+        def finish():
+            pipe.write(content[first:])
+            pipe.close()
+
+        threading.Thread(target=finish).start()
+        got += arriving
+    assert got == stream(path, short_side=24)
+
+
+def test_a_stream_tells_of_a_truncated_file_at_its_end(tmp_path):
+    path = videos.write_video(tmp_path / "v.mp4", moving(48), movflags="faststart")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    got, arriving = [], frames.stream(path, fps=12, short_side=24)
+    with pytest.raises(frames.VideoError) as error:
+        for one in arriving:
+            got.append(one)
+    assert error.value.reason == "truncated"
+    assert len(got) > 5
+
+
+def test_streams_that_cannot_be_used_say_why(tmp_path):
+    for name, content, reason in (
+        ("missing.mp4", None, "missing"),
+        ("empty.mp4", b"", "empty_file"),
+        ("text.mp4", b"Not a video at all.\n" * 99, "unreadable"),
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(frames.VideoError) as error:
+            stream(path)
+        assert error.value.reason == reason
+    reader, writer = os.pipe()
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file, pytest.raises(frames.VideoError) as error:
+        stream(file)
+    assert error.value.reason == "unreadable"
+
+
+def test_a_leap_in_time_ends_a_stream(tmp_path):
+    path = videos.write_video(
+        tmp_path / "v.mkv", videos.numbered(2), milliseconds=[0, 2**32], fps=24
+    )
+    with pytest.raises(frames.VideoError) as error:
+        stream(path, fps=1)
+    assert error.value.detail == "one frame lasts more than 3600 s"
+
+
+def test_a_long_stream_takes_no_more_memory_than_a_short_one(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (40, 120, 160, 3), np.uint8)
+    path = videos.write_video(tmp_path / "v.avi", pictures, codec="mjpeg")
+    long = videos.repeat_packets(path, tmp_path / "long.avi", times=40)
+    with isolated.Worker(60) as worker:
+        early, late, num_bytes = worker.call(
+            videos.stream_megabytes, long, fps=24, short_side=120, early=200
+        )
+    assert num_bytes > 20e6  # of JPEG: what holding them all would take
+    assert late - early < 3

@@ -143,6 +143,33 @@ def pid_after(seconds: float) -> int:
 def peak_megabytes(path: Path, **kwargs) -> float:
     """Peak resident memory of this process after it has extracted one video."""
     frames.extract(path, **kwargs)
+    return _peak_megabytes()
+
+
+def stream_megabytes(path: Path, *, early: int, **kwargs) -> tuple[float, float, int]:
+    """Peak memory after `early` frames of a stream, and after all; bytes of JPEG."""
+    num_bytes = 0
+    for number, (_, jpeg) in enumerate(frames.stream(path, **kwargs)):
+        num_bytes += len(jpeg)
+        if number == early:
+            megabytes = _peak_megabytes()
+    return megabytes, _peak_megabytes(), num_bytes
+
+
+def repeat_packets(path: Path, longer: Path, *, times: int) -> Path:
+    """Writes a video whose packets follow each other again and again, not encoded."""
+    with av.open(str(path)) as source, av.open(str(longer), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for number in range(times * len(packets)):
+            packet = packets[number % len(packets)]
+            packet.pts = packet.dts = number
+            packet.stream = stream
+            container.mux(packet)
+    return longer
+
+
+def _peak_megabytes() -> float:
     # Not getrusage: its maximum includes the parent process before exec.
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
