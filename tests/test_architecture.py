@@ -14,7 +14,7 @@ LEVELS = {
     + ["integrity", "inputs.passing"]
     + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
     + ["inputs.color", "losses", "metrics", "optim", "runtime", "fewshot", "npz"]
-    + ["durable", "__main__"],
+    + ["durable", "__main__", "completion"],
     2: ["models.*", "inputs.faults", "inputs.views", "inputs.crops", "inputs.folders"]
     + ["inputs.tfds_shards", "transfer", "scores", "data_service"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
