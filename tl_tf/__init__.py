@@ -1,14 +1,38 @@
 """TokenLearner in TensorFlow 2, for images and videos (arXiv 2106.11297).
 
-What `__all__` lists can be imported from here; TensorFlow is imported with the first of
-these names, not with the package.
+TokenLearner in a model of your own.  Its layers are of Keras 2, `tf_keras`:
+
+    import tf_keras
+    from tl_tf import TokenLearner
+
+    images = tf_keras.Input([64, 64, 3])
+    grid = tf_keras.layers.Conv2D(128, 8, strides=4)(images)  # [B, 15, 15, 128]
+    tokens, maps = TokenLearner(num_tokens=8)(grid)  # [B, 8, 128], [B, 15, 15, 8]
+    mixed = tf_keras.layers.MultiHeadAttention(4, key_dim=32)(tokens, tokens)
+    pooled = tf_keras.layers.GlobalAveragePooling1D()(mixed)
+    model = tf_keras.Model(images, tf_keras.layers.Dense(10)(pooled))
+
+A ViT with the weights of an `.npz`, of Scenic's or vision_transformer's:
 
     import tensorflow as tf
-    from tl_tf import TokenLearnerV11
+    from tl_tf import build_vit, load_npz
 
-    tokens, maps = TokenLearnerV11(num_tokens=8)(tf.random.normal([2, 196, 768]))
+    vit = build_vit(1000, image_px=384, variant="S", patch_px=32)
+    load_npz("weights.npz", vit)
+    logits, endpoints = vit(tf.zeros([1, 384, 384, 3]))  # pixels in -1..1
 
-`python -m tl_tf`, or `tl-tf` where the package is installed, is run.py.
+The input pipeline on records of your own, made by `tl-tf build folder`:
+
+    from tl_tf import clip_dataset, normalize
+
+    sizes = {"num_frames": 16, "crop_px": 64, "short_side_px": 80}
+    data = clip_dataset("datasets", dataset="mine", split="train", is_training=True,
+                        batch_size=8, seed=0, **sizes)
+    batch = next(iter(data.batches))  # an endless stream, shuffled
+    clips = normalize(batch["pixels"])  # [8, 16, 64, 64, 3] in -1..1
+
+What `__all__` lists can be imported from here; TensorFlow is imported with the first of
+these names, not with the package.  `tl-tf`, or `python -m tl_tf`, runs the recipes.
 """
 
 import importlib
