@@ -13,6 +13,7 @@ import tf_keras
 from tl_tf import (
     checkpoint,
     cost,
+    demo,
     evaluator,
     export,
     fewshot,
@@ -74,6 +75,7 @@ def run(
         "fewshot": evaluate_fewshot,
         "save_npz": save_npz,
         "export": export.export,
+        "demo": demo.demo,
     }
     with runtime.explain_lost_hosts(strategy):
         modes.get(mode, train)(session)
