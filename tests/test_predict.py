@@ -10,41 +10,77 @@ from pathlib import Path
 import gin
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 from PIL import Image
 
 from data import build
-from tests import test_serving, tiny
+from tests import tiny
 from tests.data import videos
-from tl_tf import config, experiment, media, predict, scorers, scores
+from tl_tf import config, experiment, losses, media, predict, scorers, scores, serving
+from tl_tf.inputs import views
 
 RECIPE, IMAGE_RECIPE = "gin/folder_x21d_tl.gin", "gin/cifar10_vit_tl.gin"
 FPS, SHORT_SIDE = 12, 40
-SPAN = 5  # of 3 frames, each second one
 LENGTHS = {"a/0": 30, "a/1": 4, "b/0": 71, "b/1": 48}  # test videos; frames at 24 fps
 BINDINGS = ("DATASET = 'mine'", f"FPS = {FPS}", "EVAL_CROPS = 3", "NUM_CLASSES = 2")
 
 
-def moving(count: int, seed: int) -> list[np.ndarray]:
-    """Pictures of a texture that moves."""
-    texture = np.random.default_rng(seed).integers(0, 256, (20, 60, 3), np.uint8)
-    texture = texture.repeat(4, axis=0).repeat(4, axis=1)
-    return [texture[:48, i : i + 64] for i in range(count)]
+class Brightness(tf_keras.Model):
+    """Takes dark videos for "dark" and bright ones for "bright"."""
+
+    def call(self, x, training=False, seed=None):
+        level = tf.reduce_mean(x, axis=[1, 2, 3, 4])  # [B], -1..1
+        maps = tf.reduce_mean(x, axis=-1, keepdims=True)  # [B, T, crop, crop, 1]
+        return tf.stack([-3 * level, 3 * level], axis=-1), {"block_0/token_maps": maps}
 
 
-def run(
-    mode: str, model_dir: Path, data_dir: Path, *bindings, recipe=RECIPE, **options
-):
-    gin.clear_config()
-    tiny.load(recipe, *(BINDINGS if recipe == RECIPE else ()), *bindings)
-    experiment.run(mode, model_dir=model_dir, data_dir=data_dir, tpu=None, **options)
+@pytest.fixture(scope="module")
+def scorer() -> scorers.CheckpointScorer:
+    """At 6 fps; a clip spans 5 frames."""
+    sampler = views.Views(
+        is_training=False,
+        num_frames=3,
+        frame_stride=2,
+        crop_px=8,
+        short_side_px=10,
+        num_clips=2,
+        fps=6.0,
+        num_classes=2,
+    )
+    classifier = serving.Classifier(
+        Brightness(),
+        sampler=sampler,
+        loss=losses.Loss("softmax"),
+        merge="mean",
+        trained=serving.Trained(
+            dataset="toy",
+            noun="videos",
+            classes=["dark", "bright"],
+            frames={"fps": 6.0, "short_side": 16},
+            coverage={},
+        ),
+    )
+    return scorers.CheckpointScorer(classifier, step=0)
 
 
-def predicted(model_dir: Path, *bindings, recipe=RECIPE, **options) -> list[dict]:
-    """The lines of a prediction, the data set being nowhere."""
-    bindings = ("predict.top_k = 9", *bindings)
-    options["inputs"] = tuple(str(one) for one in options["inputs"])
-    folder = options.get("output_dir") or model_dir / "predictions"
-    run("predict", model_dir, Path("nowhere"), *bindings, recipe=recipe, **options)
+def write_levels(path: Path, *counts_and_levels: tuple[int, int]) -> Path:
+    """A video at 24 fps that has a grey level for so many frames, then another."""
+    pictures = [
+        np.full((36, 48), level, np.uint8)
+        for count, level in counts_and_levels
+        for _ in range(count)
+    ]
+    return videos.write_video(path, pictures, encoder={"g": "12"})
+
+
+def softmax(level: float) -> list[float]:
+    """What Brightness gives a grey level: by hand."""
+    bright = 1 / (1 + np.exp(-6 * (level / 127.5 - 1)))
+    return [1 - bright, bright]
+
+
+def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / predict.FILE).open()]
 
 
@@ -52,142 +88,75 @@ def by_class(line: dict) -> dict[str, float]:
     return dict(zip(line["labels"], line["scores"], strict=True))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Videos in class folders, a data set of them, and a model of two steps."""
-    folder = tmp_path_factory.mktemp("predict")
-    rng = np.random.default_rng(3)
-    for split, lengths in (
-        ("train", {f"{c}/{i}": 20 for c in "ab" for i in (7, 8)}),
-        ("test", LENGTHS),
-    ):
-        for name, count in lengths.items():
-            path = folder / "videos" / split / f"{name}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            videos.write_video(path, moving(count, int(rng.integers(99))))
-    build.build(
-        "folder",
-        folder / "data",
-        fps=FPS,
-        short_side=SHORT_SIDE,
-        num_shards=1,
-        num_workers=1,
-        name="mine",
-        videos_dir=folder / "videos",
-    )
-    run("train_and_eval", folder / "run", folder / "data")
-    return folder
+def predict_files(paths, scorer, folder, *, does_render=False, **cut) -> list[dict]:
+    cut = predict.Cut.of_seconds(scorer, **cut)
+    predict.predict_files(paths, scorer, cut, folder, top_k=2, does_render=does_render)
+    return lines_of(folder)
 
 
-@pytest.fixture(scope="module")
-def images(tiny_data, tmp_path_factory) -> Path:
-    """The run of a model of images."""
-    model_dir = tmp_path_factory.mktemp("images")
-    run("train_and_eval", model_dir, tiny_data, recipe=IMAGE_RECIPE)
-    return model_dir
-
-
-def evaluated(model_dir: Path, *, merge: str) -> dict[str, dict[str, float]]:
-    """What evaluation stored: scores by example and class."""
-    stored = scores.ViewScores.load(model_dir / "results" / "test-2.scores.npz")
-    merged = scores.MERGES[merge](stored.view_scores, axis=1)
-    return {
-        name: dict(zip(stored.classes.tolist(), row, strict=True))
-        for name, row in zip(stored.ids.tolist(), merged, strict=True)
-    }
-
-
-def test_a_test_video_gets_the_score_of_its_evaluation(folder, capfd):
-    root = folder / "videos" / "test"
-    lines = predicted(folder / "run", inputs=[root])
-    want = evaluated(folder / "run", merge="mean")
-    assert len(lines) == len(want) == len(LENGTHS)
-    for line in lines:
-        name = Path(line["file"]).relative_to(root).with_suffix("").as_posix()
-        assert by_class(line) == pytest.approx(want[name], abs=1e-6)
-        assert line["scores"] == sorted(line["scores"], reverse=True)
-        assert line["scored"] == "whole"
-        assert line["seconds"] == -(-LENGTHS[name] // 2) / FPS
-    spread = np.ptp([by_class(line)["a"] for line in lines])
-    assert spread > 1e-4  # or any video would do for any other
+def test_a_long_video_gets_a_timeline(scorer, tmp_path, capfd):
+    path = write_levels(tmp_path / "v.mp4", (48, 40), (96, 200))
+    (line,) = predict_files([path], scorer, tmp_path)
+    assert (line["file"], line["seconds"], line["scored"]) == (str(path), 6, "whole")
+    # Two clips, from the start and to the end, one dark and one bright.
+    mean = np.mean([softmax(40), softmax(200)], axis=0)
+    assert by_class(line) == pytest.approx(dict(dark=mean[0], bright=mean[1]), abs=0.01)
+    starts = [round(one["start"] * 6) for one in line["segments"]]
+    assert starts == [*range(0, 31, 2), 31]  # 36 frames
+    for one in line["segments"]:
+        assert round((one["end"] - one["start"]) * 6) == 5
+        if one["end"] <= 2 or one["start"] >= 2:
+            wanted = "dark" if one["end"] <= 2 else "bright"
+            assert one["labels"][0] == wanted
+            assert one["scores"][0] == pytest.approx(max(softmax(40)), abs=0.05)
     screen = capfd.readouterr().out
-    assert re.search(r"b/0\.mp4 +3\.0 s  0\.\d{3} [ab]  0\.\d{3} [ab]\n", screen)
-    assert re.search(r"predict  4 of 4 files, [\d.]+ files/s  -> .*jsonl\n", screen)
+    first, second = re.findall(r"^ +(\d\.\d) - +(\d\.\d)  (\w+) 0\.9\d$", screen, re.M)
+    assert (first[0], second[1]) == ("0.0", "6.0")
+    assert first[1] == second[0] and float(second[0]) == pytest.approx(2, abs=0.3)
+    assert (first[2], second[2]) == ("dark", "bright")
+    assert f"  -> {tmp_path / 'v.timeline.png'}\n" in screen
+    assert np.asarray(Image.open(tmp_path / "v.timeline.png")).std() > 10
 
 
-def test_a_test_image_gets_the_score_of_its_evaluation(images, tiny_data):
-    root = tiny_data / "tiny_images" / "test"
-    lines = predicted(images, inputs=[root], recipe=IMAGE_RECIPE)
-    want = evaluated(images, merge="max")
-    assert len(lines) == len(want) == 6
-    for line in lines:
-        name = Path(line["file"]).relative_to(root).as_posix()
-        assert by_class(line) == pytest.approx(want[name], abs=1e-6)
-        assert "seconds" not in line
-
-
-def test_a_long_video_gets_a_timeline(folder, tmp_path, capfd):
-    path = folder / "videos" / "test" / "b" / "0.mp4"
-    (line,) = predicted(folder / "run", inputs=[path], output_dir=tmp_path)
-    starts = [one["start"] * FPS for one in line["segments"]]
-    assert starts == pytest.approx([*range(0, 30, 2), 31])  # 36 frames, the last at 31
-    assert {round((s["end"] - s["start"]) * FPS) for s in line["segments"]} == {SPAN}
-    picture = np.asarray(Image.open(tmp_path / "0.timeline.png"))
-    assert picture.ndim == 3 and picture.std() > 10
-    screen = capfd.readouterr().out
-    assert re.search(r"^ +0\.0 - +\d\.\d  [ab] 0\.\d\d", screen, re.M)
-    assert sorted(os.listdir(tmp_path)) == ["0.timeline.png", predict.FILE]
-
-
-def test_segments_are_scored_as_videos_of_their_length(folder, tmp_path):
-    """And a video that is too long to be held by what its segments get."""
-    path = folder / "videos" / "test" / "b" / "0.mp4"
-    (line,) = predicted(
-        folder / "run",
-        "predict.segment_seconds = 1.0",
-        "predict.stride_seconds = 0.75",
-        "predict.whole_seconds = 1.5",
-        inputs=[path],
-        output_dir=tmp_path,
+def test_a_video_too_long_to_hold_gets_the_merged_scores_of_segments(scorer, tmp_path):
+    path = write_levels(tmp_path / "v.mp4", (48, 40), (96, 200))
+    (line,) = predict_files(
+        [path],
+        scorer,
+        tmp_path,
+        segment_seconds=2.0,
+        stride_seconds=1.5,
+        whole_seconds=5.9,
     )
     assert line["scored"] == "segments"
-    assert [one["start"] for one in line["segments"]] == [0, 0.75, 1.5, 2.0]
-    frames = media.read_video(path, fps=FPS, short_side=SHORT_SIDE).frames
-    scorer = restored(folder)
-    for one in line["segments"]:
-        part = frames[round(one["start"] * FPS) : round(one["end"] * FPS)]
-        assert len(part) == 12
-        want = dict(zip("ab", scorer.score_video(part).tolist(), strict=True))
-        assert by_class(one) == pytest.approx(want, abs=1e-6)
-    mean = np.mean([by_class(one)["a"] for one in line["segments"]])
-    assert by_class(line)["a"] == pytest.approx(mean, abs=1e-6)
+    ends = [(one["start"], one["end"]) for one in line["segments"]]
+    assert ends == [(0, 2), (1.5, 3.5), (3, 5), (4, 6)]
+    bright = [by_class(one)["bright"] for one in line["segments"]]
+    # A segment is scored as a video: of the second, 3 dark frames and 9 bright ones,
+    # the two clips hold frames 0, 2, 4 and 7, 9, 11.
+    second = [(80 + 200) / 3, 200]
+    second = np.mean([softmax((40 + 40 + 200) / 3)[1], softmax(second[1])[1]])
+    assert bright[0] == pytest.approx(softmax(40)[1], abs=0.01)
+    assert bright[1] == pytest.approx(second, abs=0.02)
+    assert by_class(line)["bright"] == pytest.approx(np.mean(bright), abs=1e-6)
 
 
-def restored(folder: Path) -> scorers.CheckpointScorer:
-    """The model of the fixture."""
-    from tl_tf import session as sessions
-
-    gin.clear_config()
-    tiny.load(RECIPE, *BINDINGS)
-    strategy = experiment.runtime.configure_runtime(None)
-    session = sessions.Session("predict", folder / "run", Path("nowhere"), strategy)
-    build_model = gin.query_parameter("%MODEL").scoped_configurable_fn
-    return scorers.CheckpointScorer(*sessions.restore_classifier(session, build_model))
-
-
-def test_broken_files_are_named_and_the_rest_goes_on(folder, tmp_path, capfd):
+def test_broken_files_are_named_and_the_rest_goes_on(scorer, tmp_path, capfd):
     videos.write_audio(tmp_path / "sound.mp4")
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mkv").write_text("Not a video.\n" * 99)
     Image.new("RGB", (50, 60)).save(tmp_path / "picture.png")
-    videos.write_video(tmp_path / "whole.mp4", moving(9, 1))
-    lines = predicted(folder / "run", inputs=[tmp_path], output_dir=tmp_path / "out")
-    errors = {
+    (tmp_path / "b").mkdir()
+    write_levels(tmp_path / "b" / "whole.mp4", (9, 40))
+    lines = predict_files(media.find([str(tmp_path)]), scorer, tmp_path)
+    assert [Path(line["file"]).name for line in lines if "error" not in line] == [
+        "whole.mp4"
+    ]
+    assert {
         Path(line["file"]).name: line["error"]["reason"]
         for line in lines
         if "error" in line
-    }
-    assert errors == {
+    } == {
         "sound.mp4": "no_video_stream",
         "empty.mp4": "empty_file",
         "text.mkv": "unreadable",
@@ -196,46 +165,53 @@ def test_broken_files_are_named_and_the_rest_goes_on(folder, tmp_path, capfd):
     screen = capfd.readouterr().out
     assert "sound.mp4    left out: no_video_stream (streams: audio)\n" in screen
     assert "picture.png  left out: unreadable (an image, and the model wants" in screen
-    assert re.search(r"predict  1 of 5 files, .*; 4 left out  -> ", screen)
-
-
-def test_an_image_model_takes_no_video(images, tiny_data, tmp_path):
-    path = videos.write_video(tmp_path / "v.mp4", moving(2, 0))
-    whole = tiny_data / "tiny_images" / "test" / "cat" / "0.jpg"
-    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:700])
-    message = r"none of 1 files could be predicted; .*v\.mp4: unreadable \(a video, an"
-    with pytest.raises(ValueError, match=message):
-        predicted(images, inputs=[path], recipe=IMAGE_RECIPE)
-    with pytest.raises(ValueError, match="none of 2 files .* the last: unreadable"):
-        predicted(images, inputs=[tmp_path], recipe=IMAGE_RECIPE)
-    lines = predicted(images, inputs=[tmp_path, whole], recipe=IMAGE_RECIPE)
-    assert lines[0]["error"] == {
-        "reason": "damaged",
-        "detail": "its pixels cannot be decoded",
-    }
-    with pytest.raises(ValueError, match="--input=-: wanted a model of videos, got"):
-        predicted(images, inputs=["-"], recipe=IMAGE_RECIPE)
-
-
-def test_rendered_videos_play_at_the_speed_of_the_video(folder, tmp_path):
-    root = folder / "videos" / "test"
-    files = [root / "b" / "0.mp4", root / "a" / "1.mp4"]
-    predicted(folder / "run", inputs=files, render=True, output_dir=tmp_path)
-    for name, seconds in (("0", 36 / FPS), ("1", 2 / FPS)):
-        video = media.read_video(
-            tmp_path / f"{name}.predicted.mp4", fps=FPS / 2, short_side=999
-        )
-        assert len(video.frames) == round(seconds * FPS / 2)
-        assert min(video.height, video.width) > 90  # of 32 px, enlarged
-
-
-def test_rendered_images_are_pictures(images, tiny_data, tmp_path):
-    path = tiny_data / "tiny_images" / "test" / "cat" / "0.jpg"
-    predicted(
-        images, inputs=[path], render=True, output_dir=tmp_path, recipe=IMAGE_RECIPE
+    assert re.search(
+        r"^b/whole\.mp4 +0\.5 s  0\.98\d dark    0\.0\d\d br", screen, re.M
     )
-    picture = np.asarray(Image.open(tmp_path / "0.predicted.png"))
-    assert min(picture.shape[:2]) > 90
+    assert re.search(r"predict  1 of 5 files, [\d.]+ files/s; 4 left out  -> ", screen)
+
+
+def test_nothing_predicted_is_an_error(scorer, tmp_path):
+    paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    paths[0].touch()
+    with pytest.raises(
+        ValueError, match=r"none of 1 files .*a\.mp4: empty_file \(0 by"
+    ):
+        predict_files(paths[:1], scorer, tmp_path)
+    with pytest.raises(ValueError, match="none of 2 files .* the last: missing"):
+        predict_files(paths, scorer, tmp_path)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_ctrl_c_keeps_what_was_done(scorer, tmp_path, monkeypatch, capfd):
+    paths = [write_levels(tmp_path / f"{i}.mp4", (9, 40)) for i in range(3)]
+    predict_video = predict.predict_video
+
+    def interrupted(path, *arguments, **options):
+        if path == paths[2]:
+            signal.raise_signal(signal.SIGINT)
+        return predict_video(path, *arguments, **options)
+
+    monkeypatch.setattr(predict, "predict_video", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        predict_files(paths, scorer, tmp_path)
+    assert ended.value.code == 130
+    assert len((tmp_path / predict.PARTIAL).read_text().splitlines()) == 2
+    assert "predict  interrupted; what was done  -> " in capfd.readouterr().out
+
+
+def test_rendered_videos_play_at_the_speed_of_the_video(scorer, tmp_path):
+    lengths = {"long": (60, 15), "short": (8, 2), "clips": (24, 6)}  # 24 and 6 fps
+    paths = [
+        write_levels(tmp_path / f"{name}.mp4", (count, 40))
+        for name, (count, _) in lengths.items()
+    ]
+    predict_files(paths, scorer, tmp_path, does_render=True)
+    for name, (_, frames) in lengths.items():
+        drawn = tmp_path / f"{name}.predicted.mp4"
+        video = media.read_video(drawn, fps=3, short_side=999)
+        assert len(video.frames) == -(-frames // 2)  # each second frame, 3 a second
+        assert min(video.height, video.width) > 90  # of 8 px, enlarged
 
 
 @pytest.fixture
@@ -247,61 +223,55 @@ def stdin(monkeypatch) -> io.FileIO:
         yield pipe
 
 
-def transport_stream(folder: Path, tmp_path: Path) -> bytes:
-    """A test video in a container that can be streamed."""
-    path = tmp_path / "v.ts"
-    return videos.write_video(path, moving(71, 5), encoder={"g": "6"}).read_bytes()
+def predict_stream(scorer, folder: Path) -> list[dict]:
+    cut = predict.Cut.of_seconds(scorer)
+    predict.predict_stream(scorer, cut, folder / predict.FILE, top_k=2)
+    return lines_of(folder)
 
 
-def test_a_stream_is_predicted_to_its_end(folder, tmp_path, stdin, capfd):
-    content = transport_stream(folder, tmp_path)
+def test_a_stream_is_predicted_to_its_end(scorer, tmp_path, stdin, capfd):
+    path = write_levels(tmp_path / "v.ts", (48, 40), (48, 200))
 
     def write():
-        stdin.write(content)
+        stdin.write(path.read_bytes())
         stdin.close()
 
     threading.Thread(target=write).start()
-    *segments, last = predicted(folder / "run", inputs=["-"], output_dir=tmp_path)
-    assert len(segments) == 16
-    assert last["seconds"] == segments[-1]["end"] == 3
-    assert last["scored"] == "segments"
-    (whole,) = predicted(
-        folder / "run",
-        "predict.whole_seconds = 0.1",
-        inputs=[tmp_path / "v.ts"],
-        output_dir=tmp_path / "file",
-    )
+    *segments, last = predict_stream(scorer, tmp_path)
+    (whole,) = predict_files([path], scorer, tmp_path, whole_seconds=0.1)
     for line, segment in zip(segments, whole["segments"], strict=True):
-        assert {"file": "-"} | segment == line
-    assert by_class(last) == pytest.approx(by_class(whole), abs=1e-6)
+        assert line == {"file": "-"} | segment
+    assert last["seconds"] == segments[-1]["end"] == whole["seconds"] == 4
+    assert last["scored"] == "segments" and last["scores"] == whole["scores"]
     screen = capfd.readouterr().out
-    assert re.search(r"^ +0\.0 - +0\.4 s  0\.\d{3} [ab]", screen, re.M)
-    assert "predict  3.0 s; 16 segments, mean: 0." in screen
+    assert re.search(
+        r"^ +0\.0 - +0\.8 s  0\.98\d dark    0\.01\d bright$", screen, re.M
+    )
+    assert f"predict  4.0 s; {len(segments)} segments, mean: 0." in screen
 
 
-def test_ctrl_c_ends_a_stream(folder, tmp_path, stdin, capfd):
-    content = transport_stream(folder, tmp_path)
-    path = tmp_path / predict.FILE
+def test_ctrl_c_ends_a_stream(scorer, tmp_path, stdin, capfd):
+    path = write_levels(tmp_path / "v.ts", (96, 40))
+    lines = tmp_path / predict.FILE
 
     def interrupt():
-        stdin.write(content)  # and no end
-        while not path.is_file() or not path.read_text():
+        stdin.write(path.read_bytes())  # and no end
+        while not lines.is_file() or not lines.read_text():
             time.sleep(0.05)
-        time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    *segments, last = predicted(folder / "run", inputs=["-"], output_dir=tmp_path)
+    *segments, last = predict_stream(scorer, tmp_path)
     thread.join()
     assert segments and last["seconds"] == segments[-1]["end"]
-    assert re.search(r"predict  \d\.\d s.*; \d+ segments, mean", capfd.readouterr().out)
+    assert f"{len(segments)} segments, mean: 0.98" in capfd.readouterr().out
 
 
-def test_a_stream_without_a_frame_is_an_error(folder, tmp_path, stdin):
+def test_a_stream_without_a_frame_is_an_error(scorer, tmp_path, stdin):
     stdin.close()
     with pytest.raises(ValueError, match="--input=-: nothing could be predicted: unre"):
-        predicted(folder / "run", inputs=["-"], output_dir=tmp_path)
+        predict_stream(scorer, tmp_path)
 
 
 class Frame(bytes):
@@ -317,10 +287,11 @@ class Frame(bytes):
         Frame.alive -= 1
 
 
-@pytest.mark.parametrize("whole, most", [(0, 8), (50, 58)])
-def test_frames_of_a_long_video_are_never_all_held(tmp_path, monkeypatch, whole, most):
-    path = videos.write_video(tmp_path / "v.avi", moving(40, 0), codec="mjpeg")
-    path = videos.repeat_packets(path, tmp_path / "long.avi", times=10)
+@pytest.mark.parametrize("whole, most", [(0, 9), (50, 54)])
+def test_frames_of_a_long_video_are_never_all_held(
+    scorer, tmp_path, monkeypatch, whole, most
+):
+    path = write_levels(tmp_path / "v.mp4", (400, 40))  # 100 frames at 6 fps
     stream_video = media.stream_video
 
     def counted(*arguments, **options):
@@ -329,10 +300,9 @@ def test_frames_of_a_long_video_are_never_all_held(tmp_path, monkeypatch, whole,
 
     monkeypatch.setattr(media, "stream_video", counted)
     Frame.alive = Frame.most = 0
-    scorer = scorers.CheckpointScorer(test_serving.classifier(), step=0)
     cut = predict.Cut(fps=6.0, segment=5, stride=4, whole=whole)
     found = predict.predict_video(path, scorer, cut)
-    assert len(found.segments) == 25 and not found.is_whole  # of 100 frames
+    assert len(found.segments) == 25 and not found.is_whole
     assert Frame.most <= most and Frame.alive == 0
 
 
@@ -350,10 +320,147 @@ def test_frames_of_a_long_video_are_never_all_held(tmp_path, monkeypatch, whole,
 def test_windows_reach_the_end(count, want):
     found = list(predict.windows([bytes([i]) for i in range(count)], 5, 2))
     assert [(first, len(files)) for first, files in found] == want
-    assert all(
-        files == [bytes([first + i]) for i in range(len(files))]
-        for first, files in found
+    for first, files in found:
+        assert files == [bytes([first + i]) for i in range(len(files))]
+
+
+def run(
+    mode: str, model_dir: Path, data_dir: Path, *bindings, recipe=RECIPE, **options
+):
+    gin.clear_config()
+    tiny.load(recipe, *(BINDINGS if recipe == RECIPE else ()), *bindings)
+    options["inputs"] = tuple(str(one) for one in options.get("inputs", ()))
+    experiment.run(mode, model_dir=model_dir, data_dir=data_dir, tpu=None, **options)
+
+
+def evaluated(model_dir: Path, *, merge: str) -> dict[str, dict[str, float]]:
+    """What evaluation stored: scores by example and class."""
+    stored = scores.ViewScores.load(model_dir / "results" / "test-2.scores.npz")
+    merged = scores.MERGES[merge](stored.view_scores, axis=1)
+    return {
+        name: dict(zip(stored.classes.tolist(), row, strict=True))
+        for name, row in zip(stored.ids.tolist(), merged, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Videos in class folders, and a model of two steps on a data set of them."""
+    folder = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(3)
+    train = {f"{name}/{i}": 20 for name in "ab" for i in (7, 8)}
+    for split, lengths in (("train", train), ("test", LENGTHS)):
+        for name, count in lengths.items():
+            path = folder / "videos" / split / f"{name}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            texture = rng.integers(0, 256, (12, 40, 3), np.uint8)
+            texture = texture.repeat(4, axis=0).repeat(4, axis=1)
+            pictures = [texture[:, i : i + 64] for i in range(count)]
+            videos.write_video(path, pictures)
+    build.build(
+        "folder",
+        folder / "data",
+        fps=FPS,
+        short_side=SHORT_SIDE,
+        num_shards=1,
+        num_workers=1,
+        name="mine",
+        videos_dir=folder / "videos",
     )
+    run("train_and_eval", folder / "run", folder / "data")
+    return folder
+
+
+def test_a_test_video_gets_the_score_of_its_evaluation(folder):
+    root, model_dir = folder / "videos" / "test", folder / "run"
+    before = (model_dir / "operative_config.gin").read_text()
+    run("predict", model_dir, Path("nowhere"), inputs=[root])
+    lines = lines_of(model_dir / "predictions")
+    want = evaluated(model_dir, merge="mean")
+    assert len(lines) == len(want) == len(LENGTHS)
+    for line in lines:
+        name = Path(line["file"]).relative_to(root).with_suffix("").as_posix()
+        assert by_class(line) == pytest.approx(want[name.replace("/", "__")], abs=1e-6)
+        assert line["scores"] == sorted(line["scores"], reverse=True)
+        assert line["scored"] == "whole"
+        assert line["seconds"] == pytest.approx(-(-LENGTHS[name] // 2) / FPS)
+    spread = np.ptp([by_class(line)["a"] for line in lines])
+    assert spread > 1e-4  # or any video would do for any other
+    assert (model_dir / "operative_config.gin").read_text() == before
+
+
+def test_an_exported_model_predicts_the_same(folder, tmp_path):
+    files, model_dir = [folder / "videos" / "test" / "b"], folder / "run"
+    export = ("export.tflite = False",)
+    run("export", model_dir, folder / "data", *export, output_dir=tmp_path)
+    run("predict", model_dir, folder / "data", inputs=files)
+    gin.clear_config()
+    config.load([], ["predict.top_k = 9"])
+    options = {"inputs": tuple(map(str, files)), "saved_model": tmp_path}
+    experiment.run(
+        "predict", model_dir=tmp_path, data_dir=tmp_path, tpu=None, **options
+    )
+    for line, want in zip(
+        lines_of(tmp_path / "predictions"),
+        lines_of(model_dir / "predictions"),
+        strict=True,
+    ):
+        assert by_class(line) == pytest.approx(by_class(want), abs=1e-6)
+        assert len(line.get("segments", [])) == len(want.get("segments", []))
+    assert not (tmp_path / "config.gin").exists()
+
+
+@pytest.fixture(scope="module")
+def images(tiny_data, tmp_path_factory) -> Path:
+    """The run of a model of images."""
+    model_dir = tmp_path_factory.mktemp("images")
+    run("train_and_eval", model_dir, tiny_data, recipe=IMAGE_RECIPE)
+    return model_dir
+
+
+def test_images_get_the_scores_of_their_evaluation(images, tiny_data, tmp_path):
+    root = tiny_data / "tiny_images" / "test"
+    files = {tmp_path / "v.mp4": "unreadable", tmp_path / "half.jpg": "damaged"}
+    write_levels(tmp_path / "v.mp4", (2, 40))
+    whole = (root / "cat" / "0.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    options = {"inputs": [root, *files], "render": True, "recipe": IMAGE_RECIPE}
+    run("predict", images, Path("nowhere"), output_dir=tmp_path, **options)
+    *lines, video, half = lines_of(tmp_path)
+    want = evaluated(images, merge="max")
+    assert len(lines) == len(want) == 6
+    for line in lines:
+        name = Path(line["file"]).relative_to(root).as_posix()
+        assert by_class(line) == pytest.approx(want[name], abs=1e-6)
+        assert "seconds" not in line
+    assert video["error"]["detail"].startswith("a video, and the model wants images")
+    assert half["error"] == {
+        "reason": "damaged",
+        "detail": "its pixels cannot be decoded",
+    }
+    for name in ("0", "0-2", "2-2"):  # bird/0, cat/0, cat/2
+        picture = Image.open(tmp_path / f"{name}.predicted.png")
+        assert min(picture.size) > 90
+    with pytest.raises(ValueError, match="--input=-: wanted a model of videos, got"):
+        run("predict", images, tmp_path, inputs=["-"], recipe=IMAGE_RECIPE)
+
+
+@pytest.mark.slow
+def test_an_exported_image_model_predicts_the_same(images, tiny_data, tmp_path):
+    image = tiny_data / "tiny_images" / "test" / "cat" / "0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).save(tmp_path / "turned.jpg", exif=exif)
+    export = {"recipe": IMAGE_RECIPE, "output_dir": tmp_path / "export"}
+    run("export", images, tiny_data, "export.tflite = False", **export)
+    classifier = scorers.ExportedScorer(tmp_path / "export")
+    files = [image, tmp_path / "turned.jpg"]
+    run("predict", images, tiny_data, recipe=IMAGE_RECIPE, inputs=files)
+    found = [predict.predict_image(path, classifier).scores for path in files]
+    for line, one in zip(lines_of(images / "predictions"), found, strict=True):
+        want = dict(zip(classifier.classes, one.tolist(), strict=True))
+        assert by_class(line) == pytest.approx(want, abs=1e-6)
+    assert np.ptp(found, axis=0).max() > 1e-4  # turning it changes something
 
 
 @pytest.mark.parametrize(
@@ -367,49 +474,20 @@ def test_windows_reach_the_end(count, want):
             ("predict.top_k = 0",),
             "predict.top_k must be above 0, got 0",
         ),
-        (
-            {"inputs": ["-"]},
-            ("predict.stride_seconds = 2.0",),
-            r"predict.stride_seconds must be at most a segment, 0\.416667 s, got 2\.",
-        ),
     ],
 )
-def test_mistakes_are_one_sentence(folder, options, bindings, message):
+def test_mistakes_are_one_sentence(tmp_path, options, bindings, message):
     with pytest.raises(ValueError, match=message):
-        predicted(folder / "run", *bindings, **options)
+        run("predict", tmp_path / "run", tmp_path, *bindings, **options)
+
+
+def test_a_stride_beyond_a_segment_is_an_error(scorer):
+    message = r"predict.stride_seconds must be at most a segment, 0\.833333 s, got 2\."
+    with pytest.raises(ValueError, match=message):
+        predict.Cut.of_seconds(scorer, stride_seconds=2.0)
 
 
 def test_what_is_no_export_is_one_sentence(tmp_path):
     message = "wanted a SavedModel and model_card.json, as --mode=export writes them"
     with pytest.raises(ValueError, match=message):
         scorers.ExportedScorer(tmp_path)
-
-
-def test_an_exported_model_predicts_the_same(folder, images, tiny_data, tmp_path):
-    image = tiny_data / "tiny_images" / "test" / "cat" / "0.jpg"
-    turned = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.open(image).save(turned, exif=exif)
-    for model_dir, recipe, inputs in (
-        (folder / "run", RECIPE, [folder / "videos" / "test"]),
-        (images, IMAGE_RECIPE, [image, turned]),
-    ):
-        export = tmp_path / model_dir.name
-        bindings = ("export.tflite = False",)
-        run("export", model_dir, tiny_data, *bindings, recipe=recipe, output_dir=export)
-        gin.clear_config()
-        config.load([], ["predict.top_k = 9"])
-        experiment.run(
-            "predict",
-            model_dir=export,
-            data_dir=tmp_path,
-            tpu=None,
-            inputs=tuple(map(str, inputs)),
-            saved_model=export,
-        )
-        lines = (export / "predictions" / predict.FILE).open()
-        want = predicted(model_dir, inputs=inputs, recipe=recipe)
-        for line, other in zip(map(json.loads, lines), want, strict=True):
-            assert by_class(line) == pytest.approx(by_class(other), abs=1e-6)
-            assert not (export / "config.gin").exists()

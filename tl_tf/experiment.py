@@ -20,6 +20,7 @@ from tl_tf import (
     losses,
     memory,
     optim,
+    predict,
     profiling,
     report,
     runtime,
@@ -69,13 +70,15 @@ def run(
         return
     strategy = runtime.configure_runtime(tpu)
     session = sessions.Session(mode, model_dir, data_dir, strategy, **options)
-    build_missing_data(data_dir)
+    if session.needs_data:
+        build_missing_data(data_dir)
     modes = {
         "eval": evaluate,
         "fewshot": evaluate_fewshot,
         "save_npz": save_npz,
         "export": export.export,
         "demo": demo.demo,
+        "predict": predict.predict,
     }
     with runtime.explain_lost_hosts(strategy):
         modes.get(mode, train)(session)

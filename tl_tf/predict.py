@@ -105,9 +105,9 @@ def predict(
     about = f"{scorer.name}: {len(scorer.classes)} classes of {scorer.noun}"
     report.say(f"predict  {about}{f', {cut.facts}' if cut else ''}")
     if is_stream:
-        _predict_stream(scorer, cut, folder / FILE, top_k=top_k)
+        predict_stream(scorer, cut, folder / FILE, top_k=top_k)
     else:
-        _predict_files(
+        predict_files(
             paths, scorer, cut, folder, top_k=top_k, does_render=session.render
         )
 
@@ -282,7 +282,7 @@ class _Merged:
         return joined.astype(np.float32)
 
 
-def _predict_files(
+def predict_files(
     paths: list[Path],
     scorer: scorers.Scorer,
     cut: Cut | None,
@@ -293,10 +293,18 @@ def _predict_files(
 ) -> None:
     """Predicts files one after the other; what cannot be used is named.
 
+    Args:
+      paths: of videos or images.
+      scorer: of the model.
+      cut: of videos into segments, None for a model of images.
+      folder: which exists; for what `predict` says.
+      top_k: labels that are written.
+      does_render: whether token maps are drawn.
+
     Raises:
-      ValueError: if that is all of them.
+      ValueError: if none of them can be used.
     """
-    names = [_shortened(str(path)) for path in paths]
+    names = _printed_names(paths)
     width = max(map(len, names))
     outs = _output_names(paths)
     progress = _Progress(len(paths))
@@ -363,9 +371,7 @@ def predict_file(
     return predict_video(path, scorer, cut, **arguments)
 
 
-def _predict_stream(
-    scorer: scorers.Scorer, cut: Cut, path: Path, *, top_k: int
-) -> None:
+def predict_stream(scorer: scorers.Scorer, cut: Cut, path: Path, *, top_k: int) -> None:
     """Predicts the standard input: a line a segment, until its end or Ctrl-C.
 
     Raises:
@@ -573,5 +579,10 @@ def _emptied(head: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= PRINTED_NAME else "…" + name[1 - PRINTED_NAME :]
+def _printed_names(paths: list[Path]) -> list[str]:
+    """The paths below the folder that holds them all; the ends of long ones."""
+    if len(paths) > 1:
+        shared = os.path.commonpath([path.absolute().parent for path in paths])
+        paths = [path.absolute().relative_to(shared) for path in paths]
+    names = map(str, paths)
+    return [n if len(n) <= PRINTED_NAME else "…" + n[1 - PRINTED_NAME :] for n in names]

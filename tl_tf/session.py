@@ -110,8 +110,16 @@ class Session:
         """Whether the run has been here before."""
         return bool(durable.prefixes(self.checkpoint_dir))
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the mode opens the data set: a checkpoint knows its own classes."""
+        is_known = self.has_checkpoint or self.saved_model is not None
+        return not (self.mode in _SERVING and is_known)
+
     def check_config(self) -> None:
         """Refuses bindings that nothing has used, then writes the configuration.
+
+        What only uses a trained model writes nothing.
 
         Raises:
           ValueError: naming them.
@@ -119,6 +127,8 @@ class Session:
         called_in = dict(_CALLED_IN)
         if self.has_checkpoint:
             called_in["warm_start"] = ()
+        if not self.needs_data:
+            called_in["build_missing_data"] = ()
         names = config.unused(
             lambda name: self.mode in called_in.get(name, (self.mode,))
         )
@@ -127,7 +137,7 @@ class Session:
                 f"bindings that nothing uses: {', '.join(names)}. Remove them from the"
                 " recipe, or bind what this recipe calls."
             )
-        if self.is_chief:
+        if self.is_chief and self.mode not in _SERVING:
             config.write(self.model_dir)
 
 

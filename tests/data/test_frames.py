@@ -543,4 +543,4 @@ def test_a_long_stream_takes_no_more_memory_than_a_short_one(tmp_path):
             videos.stream_megabytes, long, fps=24, short_side=120, early=200
         )
     assert num_bytes > 20e6  # of JPEG: what holding them all would take
-    assert late - early < 3
+    assert late - early < 6
