@@ -22,7 +22,7 @@ startup.quiet_tensorflow()
 import gin  # noqa: E402
 
 from benchmarks import cost_table, training_runs  # noqa: E402
-from tl_tf import config, cost, experiment  # noqa: E402
+from tl_tf import config, cost, experiment, inspection  # noqa: E402, F401
 from tl_tf.layers import conv2plus1d  # noqa: E402
 
 RECIPE = "gin/quickstart.gin"
@@ -82,7 +82,7 @@ def module_cost(bindings: Sequence[str]) -> cost.Row:
     """What stands between the 1x1 convolutions of the block, on one clip."""
     gin.clear_config()
     config.load([RECIPE], bindings)
-    counted = experiment.inspect()[1]
+    counted = inspection.inspect()[1]
     inside = {f"stage_4/block_0/{layer}" for layer in ("conv2d", *conv2plus1d.LAYERS)}
     rows = tuple(row for row in counted.at_depth(3) if row.scope in inside)
     return dataclasses.replace(counted, rows=rows).total

@@ -9,20 +9,21 @@ ROOT = Path(__file__).parents[1]
 
 LEVELS = {
     0: ["config", "startup", "records", "stopping", "tflite"]
-    + ["inputs.resizing"],
+    + ["hparams", "inputs.resizing"],
     1: ["layers.*", "inputs.split", "inputs.clips", "inputs.augment"]
     + ["integrity", "inputs.passing"]
     + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
     + ["inputs.color", "losses", "metrics", "optim", "runtime", "fewshot", "npz"]
     + ["durable", "__main__", "completion"],
     2: ["models.*", "inputs.faults", "inputs.views", "inputs.crops", "inputs.folders"]
-    + ["inputs.tfds_shards", "transfer", "scores", "data_service"],
+    + ["inputs.tfds_shards", "transfer", "scores", "data_service", "best"],
     3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
     + ["flax_names", "visualize", "timeline", "cost", "memory", "profiling"],
     4: ["checkpoint", "report", "serving"],
-    5: ["session", "remerge", "model_card", "media", "scorers"],
-    6: ["predict", "export", "token_pictures"],
-    7: ["demo"],
+    5: ["session", "remerge", "model_card", "media", "scorers"]
+    + ["find_lr", "dry_run", "inspection"],
+    6: ["predict", "export", "token_pictures", "evaluating"],
+    7: ["demo", "training"],
     8: ["experiment"],
 }
 DATA_ORDER = ["manifest", "frames", "isolated", "shards", "summary"]

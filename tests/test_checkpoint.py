@@ -419,3 +419,21 @@ def test_a_diverged_model_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="Transformer/encoder_norm/scale holds values"):
         checkpoint.save_npz(tmp_path / "x.npz", model)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_found_by_its_name(tmp_path):
+    loop, manager = make(tmp_path)
+    for step in (1, 2):
+        loop.train(tf.constant(1))
+        manager.save(checkpoint_number=step)
+    assert checkpoint.find(tmp_path).name == "ckpt-2"
+    assert checkpoint.find(tmp_path, "ckpt-1") == tmp_path / "ckpt-1"
+    with pytest.raises(
+        ValueError, match="ckpt-7: wanted newest, best or one of .*ckpt"
+    ):
+        checkpoint.find(tmp_path, "ckpt-7")
+    with pytest.raises(ValueError, match="there is no best checkpoint. Train with"):
+        checkpoint.find(tmp_path, "best")
+    (tmp_path / "ckpt-1.index").unlink()
+    with pytest.raises(ValueError, match="damaged: ckpt-1.index is missing"):
+        checkpoint.find(tmp_path, "ckpt-1")

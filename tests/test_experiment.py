@@ -13,7 +13,7 @@ import tf_keras
 from tensorflow.core.util import event_pb2
 
 from tests import tiny, toy_model
-from tl_tf import experiment
+from tl_tf import evaluating, experiment, training
 
 # So that replicas and hosts can be compared with one: the batch is the whole split, and
 # its statistics are taken over all of it.
@@ -200,7 +200,7 @@ def test_evaluation_by_another_recipe_is_refused(one_replica, tiny_data):
     [(0, None, [10]), (0, 4, [4, 8, 10]), (5, 4, [8, 10]), (8, 4, [10]), (10, 4, [])],
 )
 def test_a_restarted_run_pauses_where_the_unbroken_one_did(step, every, expected):
-    assert experiment._milestones(step, 10, every) == expected
+    assert training._milestones(step, 10, every) == expected
 
 
 def test_evaluations_before_the_end_may_be_of_one_view(tiny_data, tmp_path):
@@ -250,10 +250,10 @@ def test_a_model_whose_cost_is_unknown_is_evaluated_all_the_same(capfd):
 
     spec = {"pixels": tf.TensorSpec([2, 1, 3, 5, 7, 3], tf.uint8)}
     data = SimpleNamespace(batches=SimpleNamespace(element_spec=spec))
-    assert experiment._cost_of_view(Cumulative(), data) == {}
+    assert evaluating._cost_of_view(Cumulative(), data) == {}
     assert "GFLOPs are not counted: cost: " in capfd.readouterr().out
 
 
 def test_an_interval_below_one_is_refused():
     with pytest.raises(ValueError, match="eval_every_steps must be at least 1, got 0"):
-        experiment._milestones(0, 10, 0)
+        training._milestones(0, 10, 0)

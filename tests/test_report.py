@@ -221,3 +221,22 @@ def test_skipped_steps_end_the_progress_line(skipped, ending, capfd):
     progress = report.TrainProgress(9, tf.Variable(4), noun="clips")
     progress(output | {"train/skipped_steps": skipped})
     assert capfd.readouterr().out.rstrip("\n").endswith(f"wait 50{ending}")
+
+
+def test_the_first_step_and_long_loops_give_signs_of_life(capfd, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
+    progress = report.TrainProgress(900, tf.Variable(100), noun="clips")
+    for done in range(50):
+        progress.before_step(done, 50)
+        now[0] += 14.0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "train  tracing and compiling the first step: some take minutes"
+    assert lines[1] == "train  at step 103, 14 s each; the loss comes with step 150"
+    assert len(lines) == 1 + 49 // 3  # every 42 s, the first multiple above 30
+    output = {"train/loss": 1.0, "train/learning_rate": 0.1}
+    progress(output | {"input/examples_per_second": 3.0, "input/wait_share": 0.5})
+    capfd.readouterr()
+    progress.before_step(0, 50)
+    progress.before_step(1, 50)
+    assert capfd.readouterr().out == ""  # a line has just been there

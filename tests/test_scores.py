@@ -102,3 +102,25 @@ def test_a_skipped_video_stands_in_its_row():
     found = scores.evaluate(one, metric="map", merge="max")
     assert found.values["map"] == want.mean
     assert found.ranking.positives.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("metric", scores.METRICS)
+@pytest.mark.parametrize("num_classes", [3, 6])
+def test_what_is_measured_is_known_before(metric, num_classes):
+    labels = np.eye(num_classes)[[0, 1, 2]]
+    rng = np.random.default_rng(5)
+    views = scores.ViewScores(
+        ids=np.array(["a", "b", "c"]),
+        rows=np.arange(3),
+        labels=labels,
+        classes=np.array([f"c{k}" for k in range(num_classes)]),
+        view_scores=rng.random([3, 2, num_classes]).astype(np.float32),
+        view_losses=np.full([3, 2], 0.5, np.float32),
+        view_clips=np.array([0, 1]),
+        view_crops=np.array(["centre", "centre"]),
+        view_starts=None,
+        skipped_rows=np.zeros(0, int),
+        skipped_labels=np.zeros([0, num_classes]),
+    )
+    found = scores.evaluate(views, metric=metric, merge="max").values
+    assert tuple(found) == scores.measures(metric, num_classes=num_classes)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import durable, flax_names, npz, runtime, transfer
+from tl_tf import best, durable, flax_names, npz, runtime, transfer
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _CLASSES = f"classes{_VALUE}"
@@ -77,8 +77,16 @@ def restore_for_evaluation(
     model: tf_keras.Model,
     optimizer: tf_keras.optimizers.Optimizer,
     classes: Sequence[str],
+    which: str = "newest",
 ) -> Path:
-    """Reads the newest checkpoint's weights; the place in the data is left out.
+    """Reads a checkpoint's weights; the place in the data is left out.
+
+    Args:
+      model_dir: folder of the run.
+      model: built.
+      optimizer: built.
+      classes: names, in the order of the logits.
+      which: as `find`.
 
     Returns:
       The checkpoint's path.
@@ -87,18 +95,57 @@ def restore_for_evaluation(
       ValueError: when there is none, it belongs to other classes, or any variable of
         the model is not in it.
     """
-    path = _latest(model_dir)
-    _restore(_trainable(model, optimizer, classes), path, classes)
-    return Path(path)
+    path = find(model_dir, which)
+    _restore(_trainable(model, optimizer, classes), str(path), classes)
+    return path
 
 
-def read_classes(model_dir: Path) -> list[str]:
-    """The class names of the newest checkpoint, in the order of the logits.
+def read_classes(model_dir: Path, which: str = "newest") -> list[str]:
+    """The class names of a checkpoint, in the order of the logits.
 
     Raises:
       ValueError: when there is none.
     """
-    return json.loads(tf.train.load_checkpoint(_latest(model_dir)).get_tensor(_CLASSES))
+    reader = tf.train.load_checkpoint(str(find(model_dir, which)))
+    return json.loads(reader.get_tensor(_CLASSES))
+
+
+def find(model_dir: Path, which: str = "newest") -> Path:
+    """A run's checkpoint, without an ending.
+
+    Args:
+      model_dir: folder of the run.
+      which: "newest", "best" (by train.best_metric), or its name, as "ckpt-100".
+
+    Raises:
+      ValueError: when there is none, or it is damaged.
+    """
+    folder = model_dir / best.FOLDER if which == "best" else model_dir
+    if which in ("newest", "best"):
+        path = durable.newest(folder)
+        if path is not None:
+            return path
+        if which == "best":
+            raise ValueError(
+                f"{folder}: there is no best checkpoint. Train with"
+                " train.best_metric, as 'map', and train.eval_every_steps; or use"
+                " --checkpoint=newest."
+            )
+        raise ValueError(
+            f"{model_dir}: there is no checkpoint to evaluate. Train first, set"
+            " --model_dir to the folder of a trained run, or bind warm_start.path to"
+            " weights."
+        )
+    known = [*durable.prefixes(model_dir / best.FOLDER), *durable.prefixes(model_dir)]
+    by_name = {path.name: path for path in known}
+    if which not in by_name:
+        raise ValueError(
+            f"--checkpoint={which}: wanted newest, best or one of {model_dir}"
+            f" ({', '.join(by_name) or 'which has none'})."
+        )
+    if fault := durable.fault(by_name[which]):
+        raise ValueError(f"{by_name[which]}: damaged: {fault}. Use another checkpoint.")
+    return by_name[which]
 
 
 class _CheckedManager(tf.train.CheckpointManager):
@@ -158,17 +205,6 @@ class _CheckedManager(tf.train.CheckpointManager):
             f" {f'{kept[0].name} is as it was' if kept else 'There is none before it'}:"
             " free space on the disk, and the same command goes on from there."
         )
-
-
-def _latest(model_dir: Path) -> str:
-    path = durable.newest(model_dir)
-    if path is None:
-        raise ValueError(
-            f"{model_dir}: there is no checkpoint to evaluate. Train first, set"
-            " --model_dir to the folder of a trained run, or bind warm_start.path to"
-            " weights."
-        )
-    return str(path)
 
 
 def _trainable(model, optimizer, classes: Sequence[str]) -> tf.train.Checkpoint:

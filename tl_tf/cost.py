@@ -23,7 +23,7 @@ Nothing is run: tracing needs no memory for the activations.
 import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -91,11 +91,21 @@ class Cost:
     """The cost of a model, one row per innermost name scope.
 
     Parameters leave out the moving statistics of batch normalisation.
+
+    Attributes:
+      model: its name.
+      input_shape: batch included.
+      rows: in the order of the graph.
+      outputs: by the first part, or the first two parts, of a scope: the shape of the
+        last tensor in it that is read outside.
+      endpoints: the shapes of the model's endpoints.
     """
 
     model: str
     input_shape: tuple[int, ...]
     rows: tuple[Row, ...]
+    outputs: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    endpoints: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def at_depth(self, depth: int) -> tuple[Row, ...]:
         """Adds the rows up by the first `depth` parts of their scopes, in order."""
@@ -128,7 +138,9 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
         # Traced anew and kept nowhere: a later call must not find the naive graph.
         function = tf.function(lambda x: model(x, training=False), autograph=False)
         spec = tf.TensorSpec(input_shape, tf.float32)
-        graph = function.get_concrete_function(spec).graph
+        traced = function.get_concrete_function(spec)
+    graph, result = traced.graph, traced.structured_outputs
+    endpoints = result[1] if isinstance(result, tuple) else {}
     for op in graph.get_operations():
         if op.type in FREE and op.type not in _XLA_COUNTS:
             continue
@@ -149,7 +161,13 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
     rows = [
         row for row in _add_up(rows) if row.flops or row.xla_flops or row.parameters
     ]
-    return Cost(model.name, tuple(input_shape), tuple(rows))
+    return Cost(
+        model.name,
+        tuple(input_shape),
+        tuple(rows),
+        outputs=_outputs(model, graph),
+        endpoints={name: tuple(x.shape) for name, x in endpoints.items()},
+    )
 
 
 def of_view(cost: Cost) -> dict[str, Any]:
@@ -189,43 +207,26 @@ def views_line(one: dict[str, Any], num_views: int, *, noun: str) -> str:
     return f"GFLOPs: {'; '.join(texts)}"
 
 
-def table(cost: Cost) -> str:
-    """Formats the stages, under each its blocks, and the total."""
-    shape = " x ".join(str(size) for size in cost.input_shape)
-    unit, scale = ("G", 1e9) if cost.total.multiply_adds >= 1e9 else ("M", 1e6)
-    rows = []
-    for stage in cost.at_depth(1):
-        blocks = [b for b in cost.at_depth(2) if b.scope.split("/")[0] == stage.scope]
-        name = stage.scope or "(model)"
-        rows.append((name, stage))
-        if name.startswith("stage_"):
-            rows += [(f"  {b.scope.partition('/')[2] or '(rest)'}", b) for b in blocks]
-    rows.append(("total", cost.total))
-    width = max(len(name) for name, _ in rows)
-    lines = [
-        f"{cost.model}, one forward pass of {shape}",
-        f"{'':{width}}  {unit + ' multiply-adds':>15}  {f'XLA {unit}FLOPs/2':>12}"
-        f"  {f'profiler {unit}FLOPs':>15}  {'M parameters':>12}",
-    ]
-    for name, row in rows:
-        lines.append(
-            f"{name:{width}}  {row.multiply_adds / scale:15.3f}  "
-            f"{row.xla_flops / 2 / scale:12.3f}  {row.flops / scale:15.3f}  "
-            f"{row.parameters / 1e6:12.4f}"
-        )
-    lines += [
-        "multiply-adds: one each, in convolutions and matrix products alone.",
-        f"XLA {unit}FLOPs/2: one per multiply-add; softmax 4/2, other arithmetic 1/2"
-        " per element (Tables I-IX).",
-        f"profiler {unit}FLOPs: two per multiply-add; softmax 5, other arithmetic 1 per"
-        " element (Tables XI-XIII).",
-        "parameters: the trained ones; moving statistics are left out.",
-    ]
-    return "\n".join(lines)
-
-
 def _scope(model: tf_keras.Model, name: str) -> str:
     return name.removeprefix(f"{model.name}/").rpartition("/")[0]
+
+
+def _outputs(model: tf_keras.Model, graph: tf.Graph) -> dict[str, tuple[int, ...]]:
+    last: dict[str, tuple[int, tuple[int, ...]]] = {}
+    places = {op: place for place, op in enumerate(graph.get_operations())}
+    for op in places:
+        reader = _scope(model, op.name).split("/")
+        for x in op.inputs:
+            maker = _scope(model, x.op.name).split("/")
+            if not x.dtype.is_floating or x.op.type in ("ReadVariableOp", "Const"):
+                continue
+            for depth in (1, 2)[: len(maker)]:
+                scope = maker[:depth]
+                if scope != reader[:depth]:
+                    found = (places[x.op], tuple(x.shape))
+                    name = "/".join(scope)
+                    last[name] = max(found, last.get(name, found), key=lambda f: f[0])
+    return {name: shape for name, (_, shape) in last.items()}
 
 
 def _add_up(rows) -> tuple[Row, ...]:

@@ -143,6 +143,39 @@ def clean(model_dir: str | os.PathLike) -> None:
             path.unlink(missing_ok=True)
 
 
+def link(prefix: Path, folder: Path) -> Path:
+    """Puts a checkpoint into another folder too: there, too, whole or not seen.
+
+    It takes no room while the first one stays; where the file system has no hard links,
+    it is a copy.
+
+    Returns:
+      The checkpoint there, without an ending.
+
+    Raises:
+      OSError: the disk is full, or does not answer.
+    """
+    if not is_sealed(prefix):  # of an older version
+        seal(prefix)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = folder / prefix.name
+    delete(there)
+    for path in (*_data_files(prefix), _ending(prefix, ".index")):
+        _link_file(path, folder)
+    sync(folder)  # the names of the files before that of their seal
+    _link_file(_ending(prefix, _SEAL), folder)
+    sync(folder)
+    return there
+
+
+def _link_file(path: Path, folder: Path) -> None:
+    try:
+        os.link(path, folder / path.name)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, folder / path.name)
+        sync(folder / path.name)
+
+
 def delete(prefix: Path) -> None:
     """Deletes a checkpoint's files, as many as there are."""
     for path in (_ending(prefix, _SEAL), *_data_files(prefix)):

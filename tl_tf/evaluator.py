@@ -1,5 +1,6 @@
 """The Orbit inner loop of evaluation: views scored and merged, examples ranked."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -161,6 +162,22 @@ class Evaluator(orbit.AbstractEvaluator):
             on_progress=on_progress,
         )
         self._token_maps = tf.function(self._distributed_token_maps, autograph=False)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the values that an evaluation finds."""
+        return scores.measures(self._metric, num_classes=len(self._data.classes))
+
+    def score_batches(self, num_batches: int) -> None:
+        """Scores the first batches and keeps nothing: how long does it take?
+
+        Raises:
+          ValueError: when the input is broken.
+        """
+        batches = self._data.batches.take(num_batches)
+        self._forward.run(
+            dataclasses.replace(self._data, batches=batches, num_batches=num_batches)
+        )
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """One pass over the split; `num_steps` is Orbit's, and always all of it.

@@ -14,8 +14,9 @@ Not in them: the scratch space of convolutions, what an allocator loses, and the
 uint8 copy. All but some constants grow in proportion to the batch.
 """
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 import tf_keras
@@ -35,17 +36,22 @@ IN_PLACE = frozenset(
     "Tanh TanhGrad".split()
 )
 
+# Of the estimated activations: docs/RESULTS.md measures 1.17 to 1.28 of them.
+HEADROOM = 1.3
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes of activations; the module's docstring says what is counted.
 
     Attributes:
-      input_shape: batch included.
+      input_shape: batch included, of inference.
       inference_bytes: highest sum in a forward pass.
       kept_bytes: of the forward pass, for the backward pass.
       training_bytes: highest sum in a forward and backward pass.
       weight_bytes: of the model's variables, in none of the others.
+      trainable_bytes: of them, those that are trained.
+      kept_by_scope: `kept_bytes` by the scope of what makes them.
     """
 
     input_shape: tuple[int, ...]
@@ -53,18 +59,40 @@ class Memory:
     kept_bytes: int
     training_bytes: int
     weight_bytes: int
+    trainable_bytes: int
+    kept_by_scope: Mapping[str, int]
+
+    def largest_batch(self, device_bytes: float, *, slots: int | None = None) -> int:
+        """Examples that a device can take at once, with HEADROOM for their activations.
+
+        Args:
+          device_bytes: all that it has.
+          slots: values that the optimizer keeps of each weight; None for inference.
+        """
+        fixed, activations = self.weight_bytes, self.inference_bytes
+        if slots is not None:  # gradients, too
+            fixed += (1 + slots) * self.trainable_bytes
+            activations = self.training_bytes
+        left = device_bytes - fixed
+        return max(0, int(left * self.input_shape[0] / (HEADROOM * activations)))
 
 
-def estimate(model: tf_keras.Model, input_shape: Sequence[int]) -> Memory:
+def estimate(
+    model: tf_keras.Model,
+    input_shape: Sequence[int],
+    *,
+    training_shape: Sequence[int] | None = None,
+) -> Memory:
     """Estimates a model that is called as model(x, training=..., seed=...).
 
     Args:
       model: built.
       input_shape: static, batch included.
+      training_shape: of as many examples, if training looks at another size of them.
     Raises:
       ValueError: a tensor has a shape that is not static.
     """
-    spec = tf.TensorSpec(input_shape, tf.float32)
+    spec = tf.TensorSpec(input_shape, model.compute_dtype)  # as of augment.normalize
     inference = tf.function(
         lambda x: _logits(model(x, training=False)), autograph=False
     ).get_concrete_function(spec)
@@ -80,37 +108,35 @@ def estimate(model: tf_keras.Model, input_shape: Sequence[int]) -> Memory:
         gradients = tape.gradient(logits, weights)
         return [tf.convert_to_tensor(g) for g in gradients if g is not None]
 
+    spec = tf.TensorSpec(training_shape or input_shape, model.compute_dtype)
     training = tf.function(train, autograph=False).get_concrete_function(spec)
     both = _Tensors(training.graph, training.outputs, are_outputs_counted=False)
     forward = set(training.graph.get_operations()[:forward_ops])
+    kept = collections.Counter()
+    for tensor in both.crossing(forward):
+        scope = tensor.op.name.removeprefix(f"{model.name}/").rpartition("/")[0]
+        kept[scope] += both.size(tensor)
     return Memory(
         tuple(input_shape),
         inference_bytes=_Tensors(inference.graph, inference.outputs).peak(),
-        kept_bytes=both.crossing(forward),
+        kept_bytes=kept.total(),
         training_bytes=both.peak(),
-        weight_bytes=sum(w.shape.num_elements() * w.dtype.size for w in model.weights),
+        weight_bytes=bytes_of(model.weights),
+        trainable_bytes=bytes_of(model.trainable_weights),
+        kept_by_scope=kept,
     )
 
 
-def table(memory: Memory) -> str:
-    """Formats the figures and says what they are."""
-    shape = " x ".join(str(size) for size in memory.input_shape)
-    rows = {
-        "inference": memory.inference_bytes,
-        "kept for the backward pass": memory.kept_bytes,
-        "peak of training": memory.training_bytes,
-        "weights (times 3 to 4 in training)": memory.weight_bytes,
-    }
-    return "\n".join(
-        [
-            f"activation memory of {shape}, MB; in proportion to the batch",
-            *(f"{name:34}  {size / 1e6:10.1f}" for name, size in rows.items()),
-            "inference and peak: live tensors in the order of the graph, views free,"
-            " element-wise in place.",
-            "kept: what the gradient's graph reads of the forward pass. No scratch"
-            " space is in these.",
-        ]
-    )
+def bytes_of(variables: Sequence[tf.Variable]) -> int:
+    """Of all of them."""
+    return sum(v.shape.num_elements() * v.dtype.size for v in variables)
+
+
+def size(num_bytes: float) -> str:
+    """For people: `1.2 GB`, `85 MB`; decimal units."""
+    unit, name = (1e9, "GB") if num_bytes >= 999.5e6 else (1e6, "MB")
+    value = num_bytes / unit
+    return f"{value:.1f} {name}" if value < 10 else f"{value:.0f} {name}"
 
 
 def _logits(result) -> tf.Tensor:
@@ -171,8 +197,8 @@ class _Tensors:
             )
         return tensor.shape.num_elements() * tensor.dtype.size
 
-    def crossing(self, before: set[tf.Operation]) -> int:
-        """Bytes of the tensors of some operations that any other one reads."""
+    def crossing(self, before: set[tf.Operation]) -> list[tf.Tensor]:
+        """The tensors of some operations that any other one reads."""
         read = {
             tensor.name: tensor
             for op in self.operations
@@ -180,7 +206,7 @@ class _Tensors:
             for tensor in self.read_by(op)
             if tensor.op in before
         }
-        return sum(self.size(tensor) for tensor in read.values())
+        return list(read.values())
 
     def peak(self) -> int:
         """Highest sum of live bytes."""

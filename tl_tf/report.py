@@ -15,7 +15,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import config, cost, metrics, profiling, scores, visualize
+from tl_tf import best, config, cost, hparams, metrics, profiling, scores, visualize
 from tl_tf.inputs import split
 
 SHOWN_EXAMPLES = 2
@@ -39,7 +39,12 @@ def time_left(seconds: float) -> str:
 
 
 class TrainProgress:
-    """An Orbit action: one line after each loop of training steps."""
+    """An Orbit action: one line after each loop of training steps.
+
+    A long loop, and the first step, which is traced, give signs of life as well.
+    """
+
+    EVERY_SECONDS = 30.0
 
     def __init__(self, total_steps: int, step: tf.Variable, *, noun: str):
         self._total_steps = total_steps
@@ -47,9 +52,28 @@ class TrainProgress:
         self._step = step
         self._first_step: int | None = None
         self._start = 0.0
+        self._last_line: float | None = None
+        self._loop_start = (0, 0.0)  # its step, and when
+
+    def before_step(self, done: int, of: int) -> None:
+        """Called before each step of a loop with how many of them it has done."""
+        now = time.perf_counter()
+        if done == 0:  # only now: within a loop, nothing is read from a device
+            self._loop_start = int(self._step.numpy()), now
+        if self._last_line is None:
+            say("train  tracing and compiling the first step: some take minutes")
+            self._last_line = now
+        elif done and now - self._last_line > self.EVERY_SECONDS:
+            first, start = self._loop_start
+            say(
+                f"train  at step {first + done}, {(now - start) / done:.2g} s each;"
+                f" the loss comes with step {first + of}"
+            )
+            self._last_line = now
 
     def __call__(self, output: dict[str, Any]) -> None:
         """Prints step, loss, rate, input wait and time left."""
+        self._last_line = time.perf_counter()
         step = int(self._step.numpy())
         left = ""
         if self._first_step is None:  # the first loop holds tracing: no rate yet
@@ -118,7 +142,7 @@ class PassedOver:
             self._found |= new
             text = json.dumps(self._found, indent=1, ensure_ascii=False) + "\n"
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(self._path, lambda f: f.write(text.encode()))
+            write_bytes(self._path, text.encode())
         return {
             "input/bad_records": len(self._found),
             "input/passed_over": int(passed_over["count"][-1]),
@@ -145,8 +169,23 @@ class ResultWriter:
     cost: dict[str, Any]
     phase: str = "eval"
 
-    def write(self, evaluation: scores.Evaluation, *, step: int) -> Path:
-        """Writes and prints everything of one evaluation; returns the JSON's path."""
+    def write(
+        self,
+        evaluation: scores.Evaluation,
+        *,
+        step: int,
+        more: dict[str, Any] | None = None,
+    ) -> Path:
+        """Writes and prints everything of one evaluation.
+
+        Args:
+          evaluation: of all views.
+          step: of the training.
+          more: what else the JSON says.
+
+        Returns:
+          The JSON's path.
+        """
         data = self.data
         about = {
             "dataset": data.dataset,
@@ -160,6 +199,7 @@ class ResultWriter:
             "config_checksum": config.checksum(),
             "git_revision": git_revision(),
             "checkpoint": f"ckpt-{step}",
+            **(more or {}),
         }
         folder = self.model_dir / "results"
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +249,7 @@ def write_result(
         **by_class,
     }
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    _write_atomically(path, lambda f: f.write(text.encode()))
+    write_bytes(path, text.encode())
     values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
     many = f" x {views.num_clips} x {views.num_crops} views" if num_views > 1 else ""
     say(
@@ -224,9 +264,7 @@ def write_result(
         fate = "are left out" if evaluation.ranking is None else "count as ranked last"
         say(f"       {skipped} {noun} could not be built and {fate}.")
     if table:
-        _write_atomically(
-            path.with_suffix(".txt"), lambda f: f.write((table + "\n").encode())
-        )
+        write_bytes(path.with_suffix(".txt"), (table + "\n").encode())
         if len(views.classes) <= 20:
             say(table)
     if evaluation.ranking is not None and evaluation.ranking.classes_without_positive:
@@ -240,7 +278,7 @@ def write_result(
             title=f"{where}, step {about['step']}\n{values}",
         )
         png = tf.io.encode_png(picture).numpy()
-        _write_atomically(path.with_suffix(".png"), lambda f: f.write(png))
+        write_bytes(path.with_suffix(".png"), png)
     return table, picture
 
 
@@ -304,14 +342,9 @@ def write_fewshot(
         "accuracy": rows,
         "mean": np.mean(list(rows.values()), axis=0).tolist(),
         "accuracy_by_l2": {name: a.tolist() for name, a in accuracies.items()},
-        "config_checksum": config.checksum(),
-        "git_revision": git_revision(),
     }
-    folder = model_dir / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"fewshot-{step}.json"
-    text = json.dumps(result, indent=1) + "\n"
-    _write_atomically(path, lambda f: f.write(text.encode()))
+    path = model_dir / "results" / f"fewshot-{step}.json"
+    write_json(path, result)
     width = max(len(name) for name in (*rows, "data set"))
     say(f"{'data set':{width}}" + "".join(f"  {n:3d} shots" for n in shots))
     means = {"mean": result["mean"]} if len(rows) > 1 else {}
@@ -335,18 +368,9 @@ def write_profile(model_dir: Path, found: profiling.Profile, *, noun: str) -> Pa
       found: the measurements.
       noun: what an example is.
     """
-    result = {
-        "limit": found.limit,
-        **dataclasses.asdict(found),
-        "noun": noun,
-        "config_checksum": config.checksum(),
-        "git_revision": git_revision(),
-    }
-    folder = model_dir / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "profile.json"
-    text = json.dumps(result, indent=1) + "\n"
-    _write_atomically(path, lambda f: f.write(text.encode()))
+    path = model_dir / "results" / "profile.json"
+    result = {"limit": found.limit, **dataclasses.asdict(found), "noun": noun}
+    write_json(path, result)
     fast, slow = (
         ("compute", "input") if found.limit == "input" else ("input", "compute")
     )
@@ -356,6 +380,23 @@ def write_profile(model_dir: Path, found: profiling.Profile, *, noun: str) -> Pa
         f" and a step waits {found.wait_share:.0%} of its time  -> {path}"
     )
     return path
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result with the configuration's checksum and the code's revision."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        **result,
+        "config_checksum": config.checksum(),
+        "git_revision": git_revision(),
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, seen under its name once it is whole."""
+    _write_atomically(path, lambda file: file.write(content))
 
 
 def file_name(data: split.Split) -> str:
@@ -433,8 +474,36 @@ def show_config(step: int) -> None:
     tf.summary.text("config", text, step=step)
 
 
+def show_hparams() -> None:
+    """Sends the recipe's bindings to TensorBoard's HParams tab.
+
+    It shows them beside the last value of every scalar of the same run, as eval/map.
+    """
+    from tensorboard.plugins.hparams import api
+
+    api.hparams(hparams.bound())
+
+
+def show_best(found: best.Best, *, step: int) -> None:
+    """Says which evaluation was the best so far, on screen and in TensorBoard.
+
+    Args:
+      found: after the evaluation at `step`.
+      step: of the training.
+    """
+    ago = found.evals_ago
+    where = f", {ago} evaluation{'s' * (ago > 1)} ago" if ago else ""
+    say(
+        f"best   step {found.step}{where}: {found.metric} {found.value:.4f}"
+        f"  -> {found.folder / f'ckpt-{found.step}'}"
+    )
+    tf.summary.scalar(f"best/{found.metric}", found.value, step=step)
+
+
 def git_revision() -> str | None:
     """Revision of this code, `-dirty` if changed since; None outside a checkout."""
+    if not (config.ROOT / ".git").exists():  # git would look into the folders above
+        return None
     command = ["git", "-C", str(config.ROOT), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(

@@ -11,6 +11,7 @@ from tl_tf import metrics, npz
 
 MERGES = {"max": np.max, "mean": np.mean}
 METRICS = ("map", "top_k", "real")
+TOP_KS = (1, 5)
 CROPS = {1: ("centre",), 3: ("first", "centre", "last")}  # along the long side
 
 
@@ -144,6 +145,13 @@ def check(*, metric: str, merge: str) -> None:
             )
 
 
+def measures(metric: str, *, num_classes: int) -> tuple[str, ...]:
+    """Names of the values that `evaluate` finds by a metric."""
+    found = {"map": ("map", "wap"), "real": ("real",)}
+    top = tuple(f"top{k}" for k in TOP_KS if k <= num_classes)
+    return (*found.get(metric, (*top, "mean_class")), "loss")
+
+
 def evaluate(views: ViewScores, *, metric: str, merge: str) -> Evaluation:
     """Merges the views of each example, and ranks the examples.
 
@@ -160,7 +168,7 @@ def evaluate(views: ViewScores, *, metric: str, merge: str) -> Evaluation:
     scores = MERGES[merge](views.view_scores, axis=1)  # [N, K]
     loss = {"loss": float(np.mean(views.view_losses))}
     if metric == "top_k":
-        ks = [k for k in (1, 5) if k <= scores.shape[1]]
+        ks = [k for k in TOP_KS if k <= scores.shape[1]]
         found = {f"top{k}": metrics.top_k_accuracy(scores, views.labels, k) for k in ks}
         accuracy = metrics.class_accuracy(scores, views.labels)
         values = found | {"mean_class": accuracy.mean} | loss

@@ -27,14 +27,15 @@ from tl_tf.inputs import split
 NEVER_USED = tf_keras.optimizers.schedules.PolynomialDecay(0.0, 1)
 
 # Configurables that only some modes call: bindings of them may rest in the others.
-_TRAINING = ("train", "train_and_eval", "profile")
+_TRAINING = ("train", "train_and_eval", "profile", "find_lr")
 _SCORING = ("eval", "train_and_eval")
 _LEARNING = ("train", "train_and_eval")
 _SERVING = ("predict", "visualize", "export", "demo")
 _CALLED_IN = {
     "train": _TRAINING,
     "build_schedule": _LEARNING,
-    "warm_start": (*_LEARNING, "eval", "fewshot"),  # and _SERVING, if nothing is saved
+    # And in _SERVING, if nothing is saved.
+    "warm_start": (*_LEARNING, "find_lr", "eval", "fewshot"),
     "train/clip_dataset": _TRAINING,
     "train/image_dataset": _TRAINING,
     "evaluate": ("eval",),
@@ -119,7 +120,7 @@ class Session:
     def check_config(self) -> None:
         """Refuses bindings that nothing has used, then writes the configuration.
 
-        What only uses a trained model writes nothing.
+        A dry run writes nothing, nor does what only uses a trained model.
 
         Raises:
           ValueError: naming them.
@@ -137,7 +138,7 @@ class Session:
                 f"bindings that nothing uses: {', '.join(names)}. Remove them from the"
                 " recipe, or bind what this recipe calls."
             )
-        if self.is_chief and self.mode not in _SERVING:
+        if self.is_chief and not self.dry_run and self.mode not in _SERVING:
             config.write(self.model_dir)
 
 
@@ -225,11 +226,16 @@ def build(
 def restore_any(
     session: Session, build_model: Callable[..., tf_keras.Model]
 ) -> tuple[tf_keras.Model, tf_keras.optimizers.Optimizer]:
-    """The newest checkpoint's model, of whatever classes it was trained on."""
-    classes = checkpoint.read_classes(session.model_dir)
+    """The session's checkpoint, of whatever classes it was trained on."""
+    which = session.checkpoint
+    classes = checkpoint.read_classes(session.model_dir, which)
     model, optimizer = build(session, build_model, NEVER_USED, len(classes))
     checkpoint.restore_for_evaluation(
-        session.model_dir, model=model, optimizer=optimizer, classes=classes
+        session.model_dir,
+        model=model,
+        optimizer=optimizer,
+        classes=classes,
+        which=which,
     )
     return model, optimizer
 

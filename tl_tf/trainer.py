@@ -53,6 +53,8 @@ class Trainer(orbit.AbstractTrainer):
       on_passed_over: called after each loop with the `passed_over` of its last batch,
         if it has one; returns more TensorBoard tags and values.
       on_first_batch: called once, with a batch of this run, to show it.
+      on_step: called before each step of a loop with how many it has done, and of how
+        many.
       should_stop: asked after each step; if so, a loop ends early.
 
     Raises:
@@ -77,6 +79,7 @@ class Trainer(orbit.AbstractTrainer):
         on_passed_over: Callable[[dict[str, tf.Tensor]], dict[str, float]]
         | None = None,
         on_first_batch: Callable[[dict[str, tf.Tensor]], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ):
         self.model = model
@@ -91,6 +94,7 @@ class Trainer(orbit.AbstractTrainer):
         self._explain_data_error = explain_data_error
         self._on_passed_over = on_passed_over
         self._on_first_batch = on_first_batch
+        self._on_step = on_step
         self._should_stop = should_stop
         self._num_hosts = runtime.num_hosts(strategy)
         if on_nonfinite not in ON_NONFINITE:
@@ -133,7 +137,9 @@ class Trainer(orbit.AbstractTrainer):
         start, waited = time.perf_counter(), 0.0
         first_step = int(self.optimizer.iterations.numpy())
         results = []
-        for _ in range(int(num_steps)):
+        for done in range(int(num_steps)):
+            if self._on_step is not None:
+                self._on_step(done, int(num_steps))
             before = time.perf_counter()
             try:
                 batch = next(self.iterator)
