@@ -1,6 +1,8 @@
 """Completion, asked of the shells themselves."""
 
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -79,3 +81,43 @@ def test_another_shell_is_one_sentence():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "completion: wanted bash or zsh, got 'fish'.\n"
+
+
+def test_zsh_completes_at_its_prompt(tmp_path):
+    zsh = shutil.which("zsh") or pytest.skip("zsh is not installed")
+    terminal, end = pty.openpty()
+    setup = f"""
+    autoload -U compinit && compinit -D -u
+    source <({sys.executable} -m tl_tf.completion zsh)
+    PS1=ready.
+    """
+    (tmp_path / ".zshrc").write_text(setup)
+    paths = {"ZDOTDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    env = {"PATH": os.environ["PATH"], "TERM": "dumb", **paths}
+    shell = subprocess.Popen(
+        [zsh, "-d", "-i"], cwd=ROOT, env=env, stdin=end, stdout=end
+    )
+    shown = ""
+
+    def read_until(text: str) -> None:
+        nonlocal shown
+        while text not in shown:
+            assert select.select([terminal], [], [], 60)[0], shown
+            shown += os.read(terminal, 1 << 16).decode()
+
+    try:
+        for line, want in (
+            ("python run.py --gin_file=gin/quick", "--gin_file=gin/quickstart.gin "),
+            ("tl-tf --mode=fews", "--mode=fewshot "),
+            (f"python {ROOT}/run.py --dry", "--dry_run "),
+        ):
+            read_until("ready.")
+            shown = ""
+            os.write(terminal, f"{line}\t".encode())
+            read_until(want)
+            os.write(terminal, b"\x15\x0c")  # clears the line, shows the prompt anew
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(end)
+        os.close(terminal)
