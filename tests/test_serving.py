@@ -89,6 +89,12 @@ def test_scores_are_merged_over_views(merge, merged):
     np.testing.assert_allclose(found, np.repeat(wanted[:, None], K, 1), rtol=1e-5)
 
 
+def test_a_model_without_features_is_told_what_to_add():
+    pixels = classifier().views_of(tf.constant(frames_of(7)))[tf.newaxis]
+    with pytest.raises(ValueError, match="wanted an endpoint pre_logits or pooled"):
+        classifier().view_outputs(pixels)
+
+
 def test_look_gives_the_token_maps_alone():
     served = classifier()
     scores, maps = served.look(served.views_of(tf.constant(frames_of(7))))

@@ -94,17 +94,26 @@ def save(classifier: serving.Classifier, folder: Path) -> None:
     pixels = tf.TensorSpec(_pixels_shape(is_video, batch=True), tf.uint8, name)
     files = tf.TensorSpec([None] * (2 if is_video else 1), tf.string, name)
 
-    def views_of(examples: tf.Tensor) -> tf.Tensor:
+    # One graph for all signatures, which take of it what they give.
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, *view], tf.uint8)], autograph=False
+    )
+    def outputs_of(views: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        scores, features = classifier.view_outputs(views)
+        return classifier.merged(scores), tf.reduce_mean(features, axis=1)
+
+    def outputs(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         spec = tf.TensorSpec(view, tf.uint8)
-        return tf.map_fn(classifier.views_of, examples, fn_output_signature=spec)
+        return outputs_of(
+            tf.map_fn(classifier.views_of, examples, fn_output_signature=spec)
+        )
 
     def classify(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = classifier.merged(classifier.view_scores(views_of(examples)))
-        scores = tf.ensure_shape(scores, [None, len(labels)])
+        scores = tf.ensure_shape(outputs(examples)[0], [None, len(labels)])
         return {"probabilities": scores, "labels": tf.constant(labels)}
 
     def features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"features": classifier.features(views_of(examples))}
+        return {"features": outputs(examples)[1]}
 
     _save(
         classifier.model,

@@ -123,25 +123,35 @@ class Classifier(tf.Module):
 
     def view_scores(self, pixels: tf.Tensor) -> tf.Tensor:
         """Of views uint8 [B, V, ..., 3], one of each example at a time: [B, V, K]."""
-        return self._by_view(self.scores, pixels)
+        return self._by_view(lambda batch: (self.scores(batch),), pixels)[0]
+
+    def view_outputs(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores and features of views uint8 [B, V, ..., 3].
+
+        Returns:
+          Scores float32 [B, V, K], and what the classifying layer reads, float32
+          [B, V, D].
+
+        Raises:
+          ValueError: the model does not tell it.
+        """
+
+        def outputs(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits, endpoints = self._model(batch)
+            found = [endpoints[name] for name in FEATURES if name in endpoints]
+            if not found:
+                raise ValueError(
+                    f"{self.model.name}: wanted an endpoint {' or '.join(FEATURES)},"
+                    " [B, D], of what its classifying layer reads, got"
+                    f" {', '.join(endpoints)}. Add it to what its call returns."
+                )
+            return self.loss.scores(logits), tf.cast(found[0], tf.float32)
+
+        return self._by_view(outputs, pixels, count=2)
 
     def scores(self, pixels: tf.Tensor) -> tf.Tensor:
         """Of one view each, uint8 [B, ..., 3]: float32 [B, K]."""
         return self.loss.scores(self._model(pixels)[0])
-
-    def features(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Of views uint8 [B, V, ..., 3]: what the classifying layer reads of them.
-
-        Returns:
-          The mean over the views, float32 [B, D].
-        """
-
-        def features_of(batch: tf.Tensor) -> tf.Tensor:
-            _, endpoints = self._model(batch)
-            found = next(endpoints[name] for name in FEATURES if name in endpoints)
-            return tf.cast(found, tf.float32)
-
-        return tf.reduce_mean(self._by_view(features_of, pixels), axis=1)
 
     def merged(self, view_scores: tf.Tensor) -> tf.Tensor:
         """Scores of examples, float32 [B, V, K] -> [B, K]."""
@@ -167,19 +177,23 @@ class Classifier(tf.Module):
         return self.loss.scores(logits), maps
 
     def _by_view(
-        self, function: Callable[[tf.Tensor], tf.Tensor], pixels: tf.Tensor
-    ) -> tf.Tensor:
-        """Of views uint8 [B, V, ..., 3], function's float32 [B, D] of each: [B, V, D].
+        self,
+        function: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
+        pixels: tf.Tensor,
+        *,
+        count: int = 1,
+    ) -> tuple[tf.Tensor, ...]:
+        """Of views uint8 [B, V, ..., 3], function's `count` float32 [B, D]: [B, V, D].
 
         One after the other, in a graph as well: memory is that of one view.
         """
         by_view = tf.map_fn(
             function,
             tf.transpose(pixels, [1, 0, *range(2, pixels.shape.rank)]),
-            fn_output_signature=tf.TensorSpec([None, None]),  # [B, D]
+            fn_output_signature=(tf.TensorSpec([None, None]),) * count,
             parallel_iterations=1,
         )  # [V, B, D]
-        return tf.transpose(by_view, [1, 0, 2])
+        return tuple(tf.transpose(found, [1, 0, 2]) for found in by_view)
 
     def _model(self, pixels: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         pixels = augment.normalize(pixels, self.model.compute_dtype)
