@@ -168,7 +168,9 @@ def test_broken_files_are_named_and_the_rest_goes_on(scorer, tmp_path, capfd):
     assert re.search(
         r"^b/whole\.mp4 +0\.5 s  0\.98\d dark    0\.0\d\d br", screen, re.M
     )
-    assert re.search(r"predict  1 of 5 files, [\d.]+ files/s; 4 left out  -> ", screen)
+    assert re.search(
+        r"predict  1 of 5 files in [\d.]+ s, [\d.]+ files/s; 4 left out", screen
+    )
 
 
 def test_nothing_predicted_is_an_error(scorer, tmp_path):

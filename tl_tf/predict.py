@@ -102,8 +102,9 @@ def predict(
         )
     folder = session.output_dir or session.model_dir / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
-    about = f"{scorer.name}: {len(scorer.classes)} classes of {scorer.noun}"
-    report.say(f"predict  {about}{f', {cut.facts}' if cut else ''}")
+    where = session.saved_model or session.model_dir
+    about = f"{scorer.name}, {len(scorer.classes)} classes of {scorer.noun}"
+    report.say(f"predict  {where}: {about}{f', {cut.facts}' if cut else ''}")
     if is_stream:
         predict_stream(scorer, cut, folder / FILE, top_k=top_k)
     else:
@@ -350,7 +351,7 @@ def predict_files(
         temporary.unlink(missing_ok=True)
     left_out = len(paths) - done
     report.say(
-        f"predict  {done} of {len(paths)} files, {progress.rate}"
+        f"predict  {done} of {len(paths)} files in {progress.spent}"
         f"{f'; {left_out} left out' if left_out else ''}  -> {folder / FILE}"
     )
 
@@ -386,13 +387,13 @@ def predict_stream(scorer: scorers.Scorer, cut: Cut, path: Path, *, top_k: int) 
     with open(path, "w", encoding="utf-8") as lines:
         try:
             for segment in score_segments(frames, scorer, cut):
-                merged.add(segment.scores)
-                end = segment.end
                 labels = _labels_line(segment.scores, scorer.classes)
-                report.say(f"{segment.start:8.1f} - {end:8.1f} s  {labels}")
+                report.say(f"{segment.start:8.1f} - {segment.end:8.1f} s  {labels}")
                 found = _segment_json(segment, scorer.classes, top_k)
                 _write_line(lines, {"file": str(media.STDIN)} | found)
                 lines.flush()
+                merged.add(segment.scores)
+                end = segment.end
         except KeyboardInterrupt:
             fault = "interrupted"
         except media.VideoError as error:
@@ -418,8 +419,10 @@ class _Progress:
         self._first = 0.0  # when the first file was done: it held the tracing
 
     @property
-    def rate(self) -> str:
-        return f"{self._done / (time.perf_counter() - self._start):.3g} files/s"
+    def spent(self) -> str:
+        seconds = time.perf_counter() - self._start
+        rate = f", {self._done / seconds:.3g} files/s" if self._done > 1 else ""
+        return f"{seconds:.1f} s{rate}"
 
     def tell_file(self) -> None:
         now = time.perf_counter()
@@ -428,7 +431,7 @@ class _Progress:
         if self._is_due(now) and 1 < self._done < self._total:
             left = (now - self._first) / (self._done - 1) * (self._total - self._done)
             report.say(
-                f"predict  {self._done}/{self._total} files, {self.rate},"
+                f"predict  {self._done}/{self._total} files in {self.spent},"
                 f" {report.time_left(left)} left"
             )
 
@@ -451,15 +454,17 @@ def _say_file(
     found: Prediction, classes: list[str], name: str, *, is_only: bool
 ) -> None:
     """A block for the only file, else a line; below it a long video's stretches."""
-    total = found.seconds
-    length = "" if total is None else f"  {total:.1f} s"
-    merged = "" if found.is_whole else f"  ({len(found.segments)} segments merged)"
+    total, num_segments = found.seconds, len(found.segments)
+    length = "" if total is None else f"{total:.1f} s"
+    how = "" if found.is_whole else f"  ({num_segments} segments merged)"
     if is_only:
-        report.say(f"{name}{length}{merged}")
+        if found.is_whole and num_segments:
+            how = "  (scored by the views that evaluation takes of it)"
+        report.say(f"{name}  {length}{how}")
         for label, score in timeline.top(found.scores, classes, PRINTED_LABELS + 2):
             report.say(f"  {score:.3f}  {label}")
     else:
-        report.say(f"{name}{length:>10}  {_labels_line(found.scores, classes)}{merged}")
+        report.say(f"{name}{length:>10}  {_labels_line(found.scores, classes)}{how}")
     if not found.segments:
         return
     stretches = timeline.stretches(found.segments, classes)
@@ -540,10 +545,10 @@ def render(path: Path, scorer: scorers.CheckpointScorer, out: Path) -> Path:
     def pictures() -> Iterator[np.ndarray]:
         end = 0  # of what is drawn, in source frames
         for first, files in windows((file for _, file in stream), step, step):
-            seconds = timeline.clock(first / scorer.fps, total=0)
-            drawn = draw(scorer.look_at_video(files), f"{seconds} s   ")
             count = -(-(first + len(files) - end) // scorer.frame_stride)
             end = first + len(files)
+            seconds = f"{first / scorer.fps:.1f} - {end / scorer.fps:.1f} s   "
+            drawn = draw(scorer.look_at_video(files), seconds)
             # Only the last clip shares frames with the one before; a video that is
             # shorter than a clip is looped in it.
             yield from drawn[-count:] if first else drawn[:count]

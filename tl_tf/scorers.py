@@ -121,7 +121,7 @@ class ExportedScorer:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             self.noun, self.classes = card["noun"], list(card["classes"])
             self.merge = card["merge"]
-            self.name = f"{card['model']} in {folder}"
+            self.name = card["model"]
             if self.noun == "videos":
                 self.fps = card["frames"]["fps"]
                 self.short_side = int(card["frames"]["short_side"])

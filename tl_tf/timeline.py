@@ -156,7 +156,8 @@ def picture(
         )
     unit = "seconds" if end < 120 else "minutes:seconds"
     unit = unit if end < 3600 else "hours:minutes:seconds"
-    axes[-1].set_xlabel(unit, fontsize=8)
+    about = "each row: the score, 0 to 1, dark where the class leads"
+    axes[-1].set_xlabel(f"{unit}  ({about})", fontsize=8)
     axes[0].text(
         1.01,
         1.1,
