@@ -1,9 +1,10 @@
 """--mode=visualize: what each learned token looks at, and who listens to it."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gin
@@ -92,7 +93,7 @@ class Look:
       sentence: about the file, for the terminal.
       frames: uint8 [T, H, W, 3], T = 1 of an image, finer than the model saw them.
       maps: float32 [T', h, w, S].
-      importance: float32 [M, S], M windows of frames, each with S learned tokens.
+      importance: float32 [S], what the first label's logit loses without a token.
       attention: as `attention_between_tokens`, of this view: [M, S, M, S].
       seconds: of each slice of the maps, T' of them; None for an image.
       seconds_per_frame: of a clip.
@@ -237,38 +238,80 @@ class Looker:
 def look_closely(
     model: tf_keras.Model, pixels: tf.Tensor, *, class_index: tf.Tensor, name: str
 ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-    """Token maps, how the tokens matter for a class, and their attention.
+    """Token maps, how much the tokens matter for a class, and their attention.
 
-    A token's importance is "gradient x token": the derivative of the class's logit by a
-    factor on the token, at 1, which is the sum over its channels of gradient times
-    value.  One backward pass, from the logit to the tokens, gives it for all tokens of
-    all frames.  It is what the logit loses without the token where the logit is linear
-    in it, as behind a mean and a classifier; behind further blocks it is that to first
-    order.
+    A token's importance is what the class's logit loses when the token is zero in every
+    frame: exact, by a pass of the model for each token.  A gradient would cost one pass
+    in all, but behind a LayerNorm, which does not see how long a token is, gradient
+    times token is next to nothing.
 
-    Source: "Not Just a Black Box", arXiv 1605.01713, for pixels.
+    Source: occlusion, "Visualizing and Understanding Convolutional Networks", arXiv
+      1311.2901, Section 4.2, of tokens instead of pixels.
     Args:
-      model: of videos or images, with endpoints.
+      model: a ViT, ViViT or X(2+1)D, or one of differences.
       pixels: uint8 [B, ..., 3].
       class_index: int32 [], whose logit is looked at.
       name: of the TokenLearner, before "/token_maps".
 
     Returns:
-      Maps float32 [B, T', h, w, S]; importance float32 [B, M, S], M windows of frames;
-      the attention, see `attention_between_tokens`.
+      Maps float32 [B, T', h, w, S]; importance float32 [B, S]; the attention, see
+      `attention_between_tokens`.
     """
-    batch_size = pixels.shape[0]
     pixels = augment.normalize(pixels, model.compute_dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(pixels)
-        logits, endpoints = model(pixels, training=False)
-        logit = tf.gather(logits, class_index, axis=1)  # [B]
-    tokens = endpoints[f"{name}/learned_tokens"]
+    logits, endpoints = model(pixels, training=False)
     maps = tf.cast(endpoints[f"{name}/{evaluator.TOKEN_MAPS}"], tf.float32)
-    by_channel = tf.cast(tape.gradient(logit, tokens) * tokens, tf.float32)
-    importance = tf.reduce_sum(by_channel, axis=-1)
-    importance = tf.reshape(importance, [batch_size, -1, maps.shape[-1]])  # [B, M, S]
-    return maps, importance, attention_between_tokens(model, endpoints, name=name)
+    layer, num_tokens = _layer_of(model, name), maps.shape[-1]
+
+    def without(token: tf.Tensor) -> tf.Tensor:
+        kept = 1 - tf.one_hot(token, layer.num_tokens, dtype=model.compute_dtype)
+        with _scaled_tokens(layer, kept):
+            return tf.gather(model(pixels, training=False)[0], class_index, axis=1)
+
+    lost = tf.map_fn(
+        lambda token: tf.gather(logits, class_index, axis=1) - without(token),
+        tf.range(num_tokens),
+        fn_output_signature=tf.float32,
+    )  # [S, B]
+    return (
+        maps,
+        tf.transpose(lost),
+        attention_between_tokens(model, endpoints, name=name),
+    )
+
+
+@contextlib.contextmanager
+def _scaled_tokens(layer: tf_keras.layers.Layer, factors: tf.Tensor) -> Iterator[None]:
+    """Within, a TokenLearner's tokens [..., S, C] are multiplied by factors [S]."""
+    call = layer.call
+
+    def scaled(x):
+        tokens, maps = call(x)
+        return tokens * factors[:, tf.newaxis], maps
+
+    layer.call = scaled  # Keras looks it up at each call
+    try:
+        yield
+    finally:
+        del layer.call  # the class's own is seen again
+
+
+def _layer_of(model: tf_keras.Model, name: str) -> tf_keras.layers.Layer:
+    """The TokenLearner of that name."""
+    model = _without_differences(model)
+    if isinstance(model, encoder.Encoder):
+        return model.reducers[name.removeprefix("block_")]
+    return _token_module(model, name).token_learner
+
+
+def _token_module(model: x2p1d.X2Plus1D, name: str) -> bottleneck.TokenModule:
+    stage, _, block = name.partition("/block_")
+    return model.stages[stage][int(block)].token_module
+
+
+def _without_differences(model: tf_keras.Model) -> tf_keras.Model:
+    while isinstance(model, differences.OnDifferences):
+        model = model.model
+    return model
 
 
 def attention_between_tokens(
@@ -286,20 +329,16 @@ def attention_between_tokens(
       name: of the TokenLearner.
 
     Returns:
-      By the block's name float32 [B, M, S, M, S], from token to token, in the order of
-      the model; empty where no weights are: MLP-Mixer, other models.
+      By the block's name float32 [B, M, S, M, S], M windows of frames each with S
+      tokens, from token to token; of each its sums are 1.  They are in the order of
+      the model; empty behind an MLP-Mixer, which has no weights.
     """
-    while isinstance(model, differences.OnDifferences):
-        model = model.model
+    model = _without_differences(model)
     if isinstance(model, x2p1d.X2Plus1D):
-        found = _of_module(model, endpoints, name)
-    elif getattr(model, "temporal", None) is not None:
-        found = _over_time(model.temporal, endpoints)
-    elif isinstance(model, encoder.Encoder):
-        found = _of_blocks(model, endpoints, int(name.removeprefix("block_")))
-    else:
-        found = {}
-    return found
+        return _of_module(model, endpoints, name)
+    if getattr(model, "temporal", None) is not None:
+        return _over_time(model.temporal, endpoints)
+    return _of_blocks(model, endpoints, int(name.removeprefix("block_")))
 
 
 def write_pictures(stem: Path, look: Look) -> list[str]:
@@ -325,7 +364,7 @@ def write_pictures(stem: Path, look: Look) -> list[str]:
         _save(path, pictures, duration=duration, loop=0, quality=WEBP_QUALITY)
         endings.append(".webp")
     if look.attention:
-        windows = len(look.importance)
+        windows = len(next(iter(look.attention.values())))  # of frames
         seconds = look.seconds and look.seconds[:: len(look.seconds) // windows]
         picture = drawing.attention_picture(
             look.attention, title=look.title, seconds=seconds
@@ -368,19 +407,20 @@ def _finer(sampler: views.Views | crops.Crops) -> views.Views | crops.Crops:
 
 
 def _listens(importance: np.ndarray) -> str:
-    """The tokens that matter most, of [M, S], for people."""
-    sums = importance.sum(axis=0)
-    order = np.argsort(-np.abs(sums), kind="stable")[:3]
-    return "listens to token " + ", ".join(f"{s} ({sums[s]:+.2f})" for s in order)
+    """The tokens that matter most, of [S], for people."""
+    order = np.argsort(-np.abs(importance), kind="stable")[:3]
+    return "listens to token " + ", ".join(f"{s} ({importance[s]:+.2f})" for s in order)
 
 
 def _of_module(model, endpoints, name: str) -> dict[str, tf.Tensor]:
     """Of the TokenModule in a block of X(2+1)D."""
-    stage, _, block = name.partition("/block_")
-    layer = model.stages[stage][int(block)].token_module.transformer
     tokens = endpoints[f"{name}/learned_tokens"]  # [B, M, S, C]
     _, m, s, c = tokens.shape
-    weights = _transformer_weights(layer, tf.reshape(tokens, [-1, m * s, c]))
+    layer, x = (
+        _token_module(model, name).transformer,
+        tf.reshape(tokens, [-1, m * s, c]),
+    )
+    weights = _transformer_weights(layer, x)
     return {} if weights is None else {name: _by_token(weights, s)}
 
 

@@ -22,7 +22,7 @@ _TILE_PX = 112  # height of a frame on a sheet
 _GAP_PX = 5
 _MARGIN_PX = 12
 _LINE_PX = 18  # of text above a sheet
-_BAR_PX = 4  # below a map, as long as its token is important
+_BAR_PX = 3  # below a map that plays
 _INK, _PALE = (30, 30, 30), (120, 120, 120)
 _MIN_RATIO = 1.25  # smaller differences of attention stay pale
 
@@ -61,9 +61,8 @@ def token_map_sheet(
         strides over time.  Of more than MAX_TOKENS, the most important ones are shown,
         or the first.
       title: of the sheet; its first line is set in bold.
-      importance: [M, S] of every learned token for the class in the title, M windows
-        of frames: a bar below each map, and a sum for each token, orange for the class
-        and blue against it.
+      importance: [S], what the logit of the class in the title loses without the
+        token: a number and a bar, orange for the class and blue against it.
       seconds: of each of the T' slices; their numbers by default.
 
     Returns:
@@ -87,7 +86,7 @@ def draw_clip(
       frames: uint8 [T, H, W, 3]; small ones are enlarged.
       maps: as in `token_map_sheet`, with its scale.
       caption: a line or more above; what is too long ends in "…".
-      importance: as in `token_map_sheet`; a bar below each token, of the whole clip.
+      importance: as in `token_map_sheet`.
 
     Returns:
       uint8 [T, height, width, 3], of even height and width.
@@ -100,9 +99,9 @@ def draw_clip(
     columns = math.ceil(len(tokens) / rows)
     tile = _fit(height, width, max(96, 256 // rows))
     line = _font(12).size + 6  # above each map
-    cell = (tile[0] + _GAP_PX, line + tile[1] + _BAR_PX + _GAP_PX)
+    cell = (tile[0] + _GAP_PX, line + tile[1] + 1 + _BAR_PX + _GAP_PX)
     head = _head_px(caption)
-    large = _fit(height, width, rows * cell[1] - _GAP_PX - _BAR_PX - line)
+    large = _fit(height, width, rows * cell[1] - (cell[1] - tile[1]))
     left = _MARGIN_PX + large[0] + 2 * _GAP_PX
     size = (
         _even(left + columns * cell[0] - _GAP_PX + _MARGIN_PX),
@@ -115,14 +114,14 @@ def draw_clip(
         (left + i % columns * cell[0], head + i // columns * cell[1] + line)
         for i in range(len(tokens))
     ]
-    sums = None if importance is None else importance.sum(axis=0)  # [S]
     for (x, y), token in zip(corners, tokens, strict=True):
         name = f"token {token}"
         draw.text((x, y - line + 2), name, _INK, _font(12))
-        if sums is not None:
-            text, ink = _signed(sums[token])
+        if importance is not None:
+            text, ink = _signed(importance[token])
             draw.text((x + tile[0], y - line + 2), text, ink, _font(12), anchor="ra")
-            _draw_bar(draw, (x, y + tile[1] + 1), tile[0], sums[token] / _most(sums))
+            share = importance[token] / _most(importance)
+            _draw_bar(draw, (x, y + tile[1] + 1), tile[0], share, height=_BAR_PX)
     scaled = _scaled(maps)
     clip = np.repeat(np.asarray(sheet)[np.newaxis], num_frames, axis=0)
     for t, frame in enumerate(frames):
@@ -168,7 +167,7 @@ def attention_picture(
         if num_tokens > 1:
             of_last = by_frame[names[-1]]
             shown = range(min(num_tokens, MAX_FRAMES))
-            rows.append({f"{names[-1]}, token {s}": of_last[:, s] for s in shown})
+            rows.append({f"token {s}": of_last[:, s] for s in shown})
         axis = "frame" if seconds is None else "second"
     ratios = [
         {name: np.log2(np.maximum(m * m.shape[1], 1e-9)) for name, m in row.items()}
@@ -180,7 +179,7 @@ def attention_picture(
     columns = max(map(len, rows))
     sheet = _figure(columns * side + 1.3, len(rows) * (side + 0.45) + 0.5)
     axes = sheet.subplots(len(rows), columns, squeeze=False)
-    for row, some in zip(axes, ratios, strict=True):
+    for k, (row, some) in enumerate(zip(axes, ratios, strict=True)):
         for cell in row[len(some) :]:
             cell.set_visible(False)
         for i, (cell, (name, matrix)) in enumerate(
@@ -194,7 +193,8 @@ def attention_picture(
             cell.set_xticks(ticks, shown, fontsize=7)
             cell.set_yticks(ticks, shown if i == 0 else [], fontsize=7)
             cell.set_title(name, fontsize=9)
-        row[0].set_ylabel(f"{axis} that looks", fontsize=8)
+        whose = f"{names[-1]}\n" if k else ""
+        row[0].set_ylabel(f"{whose}{axis} that looks", fontsize=8)
     axes[-1][0].set_xlabel(f"{axis} looked at", fontsize=8)
     bar = sheet.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     marks = [-limit, -limit / 2, 0, limit / 2, limit]
@@ -273,7 +273,7 @@ def _rows(
     num_slices, tokens = len(maps), _shown_tokens(maps, importance)
     columns = _evenly(num_slices, MAX_FRAMES)
     tile = _fit(*frames.shape[1:3], _TILE_PX)
-    cell = (tile[0] + _GAP_PX, tile[1] + _BAR_PX + _GAP_PX)
+    cell = (tile[0] + _GAP_PX, tile[1] + _GAP_PX)
     left = _MARGIN_PX + (64 if tokens else 0)
     end = left + len(columns) * cell[0]
     head = _head_px(title) + 18
@@ -288,15 +288,15 @@ def _rows(
     draw = ImageDraw.Draw(sheet)
     _write_head(draw, title, sheet.width)
     if importance is not None:
-        draw.text((end + 8, head - 5), "gradient × token", _PALE, _font(11), "ls")
+        draw.text((end + 8, head - 5), "logit lost without", _PALE, _font(11), "ls")
     for row, token in enumerate(tokens, start=1):
         y = head + row * cell[1] + tile[1] // 2
         draw.text((left - 8, y), f"token {token}", _INK, _font(12), anchor="rm")
         if importance is not None:
-            sums = importance.sum(axis=0)  # [S]
-            text, ink = _signed(sums[token])
+            text, ink = _signed(importance[token])
             draw.text((end + 8, y - 4), text, ink, _font(13), anchor="ls")
-            _draw_bar(draw, (end + 8, y), 88, sums[token] / _most(sums), height=10)
+            share = importance[token] / _most(importance)
+            _draw_bar(draw, (end + 8, y), 88, share, height=10)
     scaled = _scaled(maps)
     for column, t in enumerate(columns):
         x, source = left + column * cell[0], t * len(frames) // num_slices
@@ -308,12 +308,7 @@ def _rows(
         sheet.paste(Image.fromarray(frame), (x, head))
         for row, token in enumerate(tokens, start=1):
             heat = _heat(_grey(frame), scaled[t, ..., token])
-            y = head + row * cell[1]
-            sheet.paste(Image.fromarray(heat), (x, y))
-            if importance is not None:
-                value = importance[t * len(importance) // num_slices, token]
-                share = value / _most(importance)
-                _draw_bar(draw, (x, y + tile[1] + 1), tile[0], share)
+            sheet.paste(Image.fromarray(heat), (x, head + row * cell[1]))
     return np.asarray(sheet)
 
 
@@ -321,7 +316,7 @@ def _shown_tokens(maps: np.ndarray, importance: np.ndarray | None) -> list[int]:
     count = maps.shape[-1]
     if count <= MAX_TOKENS or importance is None:
         return list(range(min(count, MAX_TOKENS)))
-    order = np.argsort(-np.abs(importance.sum(axis=0)), kind="stable")
+    order = np.argsort(-np.abs(importance), kind="stable")
     return sorted(order[:MAX_TOKENS].tolist())
 
 
@@ -339,8 +334,10 @@ def _heat(grey: np.ndarray, weights: np.ndarray) -> np.ndarray:
     height, width, _ = grey.shape
     small = Image.fromarray(weights.astype(np.float32))
     large = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
-    colours = _colours()[(255 * large.clip(0, 1)).astype(np.uint8)]
-    return (0.4 * grey + 0.6 * colours).astype(np.uint8)
+    large = large.clip(0, 1)[..., np.newaxis]  # [H, W, 1]
+    colours = _colours()[(255 * large[..., 0]).astype(np.uint8)]
+    share = 0.35 + 0.35 * large  # where nobody looks, the frame is seen better
+    return ((1 - share) * grey + share * colours).astype(np.uint8)
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:
@@ -376,7 +373,7 @@ def _signed(value: float) -> tuple[str, tuple[int, int, int]]:
     return f"{value:+.2f}", FOR if value > 0 else AGAINST
 
 
-def _draw_bar(draw, corner, width: int, share: float, height: int = _BAR_PX - 1):
+def _draw_bar(draw, corner, width: int, share: float, *, height: int) -> None:
     """A bar of |share| of a width, in the colour of its sign."""
     (x, y), long = corner, round(abs(share) * width)
     if long:

@@ -283,8 +283,8 @@ class Encoder(tf_keras.Model):
             block_seed = None if seed is None else tf.random.fold_in(seed, i)
             if str(i) in self.reducers:
                 kept, grid = self._split(x)  # [B * T, N, C]
-                y, maps = self._reduce(i, grid, endpoints, training)  # [B, T * S, C]
-                x = _join(kept, y)  # [B, T * S, C]
+                y, maps = self._reduce(i, grid, endpoints, training)  # [B * T, S, C]
+                x = self._join(kept, y)  # [B, T * S, C]
                 if training and self.nested_dropout:
                     x = self._drop_tokens(x, seed)  # [B, T * S, C]
             if training and self.recompute:
@@ -295,7 +295,7 @@ class Encoder(tf_keras.Model):
             if str(i) in self.restorers:
                 kept, y = self._split(x)  # [B * T, S, C]
                 grid = self._restore(i, y, grid, maps, endpoints)  # [B * T, N, C]
-                x = _join(kept, self._sequence(grid))  # [B, T * N, C]
+                x = self._join(kept, grid)  # [B, T * N, C]
         x = self.norm(x)
         endpoints["norm"] = x
         return x
@@ -329,16 +329,17 @@ class Encoder(tf_keras.Model):
         _, length, channels = x.shape
         return kept, tf.reshape(x, [-1, length // self.windows_attended, channels])
 
+    def _join(self, kept: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor:
+        x = self._sequence(x)
+        return x if kept is None else tf.concat([kept, x], axis=1)
+
     def _sequence(self, x: tf.Tensor) -> tf.Tensor:
         """[B * T, L, C] -> [B, T * L, C]."""
         _, length, channels = x.shape
         return tf.reshape(x, [-1, self.windows_attended * length, channels])
 
     def _reduce(self, i: int, x: tf.Tensor, endpoints: dict, training: bool):
-        """Fewer tokens before block i.  -> [B, T * S, C], and maps [B * T, N, S].
-
-        The tokens are the endpoint itself, so that a gradient reaches it.
-        """
+        """Fewer tokens before block i.  -> [B * T, S, C], and maps [B * T, N, S]."""
         layer = self.reducers[str(i)]
         grid = self.grid
         if isinstance(layer, alternatives.GridPool):
@@ -347,7 +348,7 @@ class Encoder(tf_keras.Model):
                 grid = self.reducers[str(max(before))].grid
             x = layer(tf.reshape(x, [-1, *grid, x.shape[-1]]))  # [B * T, S, C]
             endpoints[f"block_{i}/pooled"] = self._sequence(x)
-            return endpoints[f"block_{i}/pooled"], None
+            return x, None
         if isinstance(layer, token_learner.TokenLearner):
             x, maps = layer(tf.reshape(x, [-1, *grid, x.shape[-1]]))
             maps = tf.reshape(maps, [-1, grid[0] * grid[1], maps.shape[-1]])
@@ -355,13 +356,13 @@ class Encoder(tf_keras.Model):
             x, maps = layer(x)  # [B * T, S, C], [B * T, N, S]
         if not training:  # the tokenizer still makes all of them
             x, maps = x[:, : self.used_tokens], maps[..., : self.used_tokens]
-        tokens = endpoints[f"block_{i}/learned_tokens"] = self._sequence(x)
+        endpoints[f"block_{i}/learned_tokens"] = self._sequence(x)
         cells = self.slices_attended // self.windows_attended * grid[0] * grid[1]
         of_patches = maps[:, -cells:]  # without the class token's
         endpoints[f"block_{i}/token_maps"] = tf.reshape(
             of_patches, [-1, self.num_slices, *grid, maps.shape[-1]]
         )  # [B, T, H, W, S]
-        return tokens, maps
+        return x, maps
 
     def _restore(self, i: int, y: tf.Tensor, x: tf.Tensor, maps, endpoints: dict):
         """The grid x with the tokens y written onto it.  -> [B * T, N, C]"""
@@ -387,11 +388,6 @@ def prepend(token: tf.Variable | None, x: tf.Tensor) -> tf.Tensor:
         return x
     token = tf.tile(tf.cast(token, x.dtype), [tf.shape(x)[0], 1, 1])  # [B, 1, C]
     return tf.concat([token, x], axis=1)
-
-
-def _join(kept: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor:
-    """The class token, if one was kept, before the tokens.  -> [B, L, C]"""
-    return x if kept is None else tf.concat([kept, x], axis=1)
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
