@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from tl_tf import memory
+from tl_tf.layers import vector_attention
 from tl_tf.models import vit, vivit, x2p1d
 
 B, M, K = 3, 5, 7  # examples, channels in, channels out
@@ -117,3 +118,22 @@ class Dynamic(tf_keras.Model):
 def test_dynamic_shapes_are_refused():
     with pytest.raises(ValueError, match="wanted static ones"):
         memory.estimate(Dynamic(), [2, 8])
+
+
+def test_vector_attention_over_many_tokens_is_estimated():
+    """Of more than MIN_FAST_TOKENS: as in the recipes at their full size."""
+    tokens = 2 * vector_attention.MIN_FAST_TOKENS
+
+    class Attention(tf_keras.Model):
+        def __init__(self):
+            super().__init__(name="attention")
+            self.attend = vector_attention.VectorTransformer(name="attend")
+
+        def call(self, x, training=False, seed=None):
+            return tf.reduce_sum(self.attend(x), axis=[1, 2]), {}
+
+    model = Attention()
+    model(tf.zeros([1, 2, M]))
+    one = memory.estimate(model, [1, tokens, M])
+    assert one.inference_bytes >= 2 * FLOAT * tokens * M  # an input and an output
+    assert model.attend.implementation == "auto"

@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 import tf_keras
 
+from tl_tf.layers import vector_attention
+
 # Write nothing: their output is a view of their first input.
 VIEWS = frozenset(
     "ExpandDims Identity IdentityN PreventGradient Reshape Squeeze StopGradient".split()
@@ -85,6 +87,9 @@ def estimate(
 ) -> Memory:
     """Estimates a model that is called as model(x, training=..., seed=...).
 
+    Vector attention is taken in chunks, whatever computes it: what "fast" compiles has
+    no shapes that can be read.
+
     Args:
       model: built.
       input_shape: static, batch included.
@@ -92,10 +97,6 @@ def estimate(
     Raises:
       ValueError: a tensor has a shape that is not static.
     """
-    spec = tf.TensorSpec(input_shape, model.compute_dtype)  # as of augment.normalize
-    inference = tf.function(
-        lambda x: _logits(model(x, training=False)), autograph=False
-    ).get_concrete_function(spec)
     forward_ops = 0
 
     def train(x: tf.Tensor) -> list[tf.Tensor]:
@@ -108,8 +109,16 @@ def estimate(
         gradients = tape.gradient(logits, weights)
         return [tf.convert_to_tensor(g) for g in gradients if g is not None]
 
-    spec = tf.TensorSpec(training_shape or input_shape, model.compute_dtype)
-    training = tf.function(train, autograph=False).get_concrete_function(spec)
+    def infer(x: tf.Tensor) -> tf.Tensor:
+        return _logits(model(x, training=False))
+
+    def trace(function, shape: Sequence[int]) -> tf.types.experimental.ConcreteFunction:
+        spec = tf.TensorSpec(shape, model.compute_dtype)  # as of augment.normalize
+        return tf.function(function, autograph=False).get_concrete_function(spec)
+
+    with vector_attention.implemented(model, "chunked"):
+        inference = trace(infer, input_shape)
+        training = trace(train, training_shape or input_shape)
     both = _Tensors(training.graph, training.outputs, are_outputs_counted=False)
     forward = set(training.graph.get_operations()[:forward_ops])
     kept = collections.Counter()
