@@ -409,7 +409,7 @@ def _finer(sampler: views.Views | crops.Crops) -> views.Views | crops.Crops:
 def _listens(importance: np.ndarray) -> str:
     """The tokens that matter most, of [S], for people."""
     order = np.argsort(-np.abs(importance), kind="stable")[:3]
-    return "listens to token " + ", ".join(f"{s} ({importance[s]:+.2f})" for s in order)
+    return "listens to token " + ", ".join(f"{s} ({importance[s]:+.2g})" for s in order)
 
 
 def _of_module(model, endpoints, name: str) -> dict[str, tf.Tensor]:

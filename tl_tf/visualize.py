@@ -189,7 +189,7 @@ def attention_picture(
                 matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
             )
             ticks = np.unique(np.linspace(0, len(matrix) - 1, 4).astype(int))
-            shown = [f"{seconds[k]:.1f}" if axis == "second" else f"{k}" for k in ticks]
+            shown = [f"{seconds[k]:.2f}" if axis == "second" else f"{k}" for k in ticks]
             cell.set_xticks(ticks, shown, fontsize=7)
             cell.set_yticks(ticks, shown if i == 0 else [], fontsize=7)
             cell.set_title(name, fontsize=9)
@@ -280,7 +280,7 @@ def _rows(
     sheet = Image.new(
         "RGB",
         (
-            end + _MARGIN_PX + (0 if importance is None else 100),
+            end + _MARGIN_PX + (0 if importance is None else 112),
             head + (1 + len(tokens)) * cell[1] + _MARGIN_PX - _GAP_PX,
         ),
         "white",
@@ -288,7 +288,7 @@ def _rows(
     draw = ImageDraw.Draw(sheet)
     _write_head(draw, title, sheet.width)
     if importance is not None:
-        draw.text((end + 8, head - 5), "logit lost without", _PALE, _font(11), "ls")
+        draw.text((end + 8, head - 5), "logit lost without it", _PALE, _font(11), "ls")
     for row, token in enumerate(tokens, start=1):
         y = head + row * cell[1] + tile[1] // 2
         draw.text((left - 8, y), f"token {token}", _INK, _font(12), anchor="rm")
@@ -370,7 +370,7 @@ def _most(values: np.ndarray) -> float:
 
 def _signed(value: float) -> tuple[str, tuple[int, int, int]]:
     """A number with its sign, and the colour of that sign."""
-    return f"{value:+.2f}", FOR if value > 0 else AGAINST
+    return f"{value:+.2g}", FOR if value > 0 else AGAINST
 
 
 def _draw_bar(draw, corner, width: int, share: float, *, height: int) -> None:
