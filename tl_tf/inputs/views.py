@@ -120,8 +120,8 @@ class Views:
 
     def decode_eval(self, video: Tensors) -> Tensors:
         """-> pixels uint8 [V, T, H, W, 3], the rest as it was."""
-        video = dict(video)
-        return {**video, "pixels": self._cut(video.pop("frames"))}
+        rest = {name: value for name, value in video.items() if name != "frames"}
+        return {**rest, "pixels": self._cut(video["frames"])}
 
     def views_of(self, frames: tf.Tensor) -> tf.Tensor:
         """The views that evaluation takes of a video, of whatever length.
