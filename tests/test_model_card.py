@@ -31,7 +31,6 @@ TFLITE = {
     "select_ops": (),
     "difference": 1.2e-7,
 }
-TOKENS = [{"at": "block_0", "before": 64, "after": 8}]
 
 
 def classifier(classes=("a", "b", "c", "d"), noun="videos", kind="sigmoid"):
@@ -71,7 +70,6 @@ def build(model_dir, served=None, **changes):
         "step": 7,
         "weights": "runs/toy/ckpt-7",
         "view": [3, 5, 5, 3],
-        "tokens": TOKENS,
         "tflite": TFLITE,
     }
     return model_card.build(served or classifier(), **arguments | changes)
@@ -204,7 +202,6 @@ def test_the_views_are_told_in_words(tmp_path):
     text = text_of(build(tmp_path), tmp_path)
     assert "2 clips x 1 crops, each of 3 frames, every 2nd (a video shorter" in text
     assert "shorter than 5 frames loops), 5 x 5 pixels" in text
-    assert "64 before TokenLearner at `block_0`, 8 after" in text
 
 
 def test_the_view_of_an_image_is_told_in_words(tmp_path):

@@ -64,7 +64,6 @@ def export(
             step=step,
             weights=_origin(session, step),
             view=view_shape(classifier)[1:],
-            tokens=token_counts(classifier),
             tflite=write_tflite(classifier, temporary / TFLITE, is_wanted=tflite),
         )
         model_card.write(card, temporary)
@@ -139,36 +138,6 @@ def view_shape(classifier: serving.Classifier) -> list[int]:
     spec = tf.TensorSpec(_pixels_shape(classifier.is_video), tf.uint8)
     views_of = tf.function(classifier.views_of, autograph=False)
     return views_of.get_concrete_function(spec).structured_outputs.shape.as_list()
-
-
-def token_counts(classifier: serving.Classifier) -> list[dict[str, Any]]:
-    """How many tokens a view has before and after each TokenLearner, in order.
-
-    Returns:
-      Of each {"at", "before", "after"}.
-    """
-    model = classifier.model
-    spec = tf.TensorSpec([1, *view_shape(classifier)[1:]], model.compute_dtype)
-    forward = tf.function(lambda x: model(x, training=False)[1], autograph=False)
-    shapes = {
-        name: tensor.shape
-        for name, tensor in forward.get_concrete_function(
-            spec
-        ).structured_outputs.items()
-    }
-    counts = []
-    for name, shape in shapes.items():
-        at, _, what = name.rpartition("/")
-        if what == "token_maps":
-            learned = shapes[f"{at}/learned_tokens"]
-            counts.append(
-                {
-                    "at": at,
-                    "before": shape.num_elements() // shape[-1],
-                    "after": learned.num_elements() // learned[-1],
-                }
-            )
-    return counts
 
 
 def _pixels_shape(is_video: bool, *, batch: bool = False) -> list[int | None]:

@@ -31,7 +31,6 @@ def build(
     step: int,
     weights: str,
     view: Sequence[int],
-    tokens: Sequence[dict[str, Any]],
     tflite: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Gathers what is known of a model; gin must be loaded.
@@ -42,8 +41,6 @@ def build(
       step: of the training.
       weights: where they were read.
       view: shape of what the model sees at once, as [T, H, W, 3].
-      tokens: how many there are before and after each TokenLearner: {"at", "before",
-        "after"}.
       tflite: of the TFLite file {"file", "view", "select_ops", "difference"}, or why
         there is none, {"file": None, "because"}.
 
@@ -80,7 +77,6 @@ def build(
         },
         "results": results,
         "cost": _cost(classifier, view),
-        "tokens": list(tokens),
         "intended_use": _intended_use(classifier),
         "limits": _limits(trained.noun),
         "licence_of_training_data": "",
@@ -289,7 +285,7 @@ def _cost_lines(card: dict[str, Any]) -> list[str]:
     lines += [
         f"- tokens of a view: {count['before']:,} before TokenLearner at"
         f" `{count['at']}`, {count['after']:,} after"
-        for count in card["tokens"]
+        for count in found["tokens"]
     ]
     return lines
 
@@ -350,12 +346,35 @@ def _cost(classifier: serving.Classifier, view: Sequence[int]) -> dict[str, Any]
     found = {
         "parameters": sum(v.shape.num_elements() for v in model.trainable_variables),
         "views": num_views,
+        "tokens": [],
     }
     try:
-        one = cost.of_view(cost.count(model, (1, *view)))
+        counted = cost.count(model, (1, *view))
     except ValueError as error:
         return {**found, "not_counted_because": str(error)}
-    return {**found, **cost.of_views(one, num_views)}
+    found["tokens"] = token_counts(counted.endpoints)
+    return {**found, **cost.of_views(cost.of_view(counted), num_views)}
+
+
+def token_counts(endpoints: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+    """How many tokens a view has before and after each TokenLearner, in order.
+
+    Args:
+      endpoints: shapes of a model's, of one view.
+
+    Returns:
+      Of each {"at", "before", "after"}.
+    """
+    places = [name.removesuffix("/token_maps") for name in endpoints]
+    return [
+        {
+            "at": at,
+            "before": math.prod(endpoints[f"{at}/token_maps"][:-1]),
+            "after": math.prod(endpoints[f"{at}/learned_tokens"][:-1]),
+        }
+        for at in places
+        if {f"{at}/token_maps", f"{at}/learned_tokens"} <= endpoints.keys()
+    ]
 
 
 def _intended_use(classifier: serving.Classifier) -> str:
