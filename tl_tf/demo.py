@@ -18,7 +18,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ import gin
 import numpy as np
 import tf_keras
 
-from tl_tf import media, predict, report, scorers, timeline
+from tl_tf import media, predict, report, scorers, serving, timeline
 from tl_tf import session as sessions
 
 if TYPE_CHECKING:
@@ -81,16 +80,15 @@ def demo(
     with listen(host, port) as listener:
         classifier, step = sessions.restore_classifier(session, build_model)
         session.check_config()
-        scorer = scorers.CheckpointScorer(classifier, step)
-        trained, noun = classifier.trained, scorer.noun.removesuffix("s")
+        trained = classifier.trained
         server = build_server(
             listener,
-            Answers(scorer, max_drawn_seconds=max_drawn_seconds),
+            Answers(classifier, step, max_drawn_seconds=max_drawn_seconds),
             about={
-                "text": f"{session.model_dir}, {scorer.name}, trained on"
+                "text": f"{session.model_dir}, step {step}, trained on"
                 f" {trained.dataset} {trained.noun}",
-                "noun": noun,
-                "classes": scorer.classes,
+                "noun": trained.noun.removesuffix("s"),
+                "classes": trained.classes,
                 "max_bytes": max_megabytes * 10**6,
             },
         )
@@ -106,12 +104,16 @@ class Answers:
     """What the page shows of a file.
 
     Args:
-      scorer: with token maps.
-      max_drawn_seconds: of a longer video they are not drawn.
+      classifier: of the recipe.
+      step: of its checkpoint.
+      max_drawn_seconds: of a longer video no token maps are drawn.
     """
 
-    def __init__(self, scorer: scorers.CheckpointScorer, *, max_drawn_seconds: float):
-        self._scorer = scorer
+    def __init__(
+        self, classifier: serving.Classifier, step: int, *, max_drawn_seconds: float
+    ):
+        self._classifier = classifier
+        self._scorer = scorer = scorers.CheckpointScorer(classifier, step)
         self._max_drawn_seconds = max_drawn_seconds
         self._cut = predict.Cut.of_seconds(scorer) if scorer.noun == "videos" else None
 
@@ -130,7 +132,7 @@ class Answers:
             path,
             self._scorer,
             self._cut,
-            on_segment=lambda one: tell({"doing": f"Looked at {one.end:.0f} s"}),
+            on_segment=lambda one: tell({"doing": f"Looked at {one.end:.1f} s"}),
         )
         best = timeline.top(found.scores, self._scorer.classes, SHOWN_LABELS)
         answer = {
@@ -152,8 +154,10 @@ class Answers:
     def _facts(self, found: predict.Prediction) -> str:
         if found.seconds is None:
             return ""
+        sampler = self._classifier.sampler
+        seconds = f"{sampler.span / self._scorer.fps:.3g} s"
         scored = (
-            "scored as evaluation scores it"
+            f"scored as in evaluation, by {sampler.num_clips} clips of {seconds}"
             if found.is_whole
             else f"{len(found.segments)} segments, merged by {self._scorer.merge}"
         )
@@ -164,6 +168,7 @@ class Answers:
             return None
         scores = np.array([one.scores for one in found.segments])  # [segments, K]
         shown = np.argsort(-scores.max(axis=0), kind="stable")[:SHOWN_ROWS]
+        shown = sorted(shown, key=lambda k: -scores[:, k].mean())
         return {
             "edges": timeline.edges(found.segments).tolist(),  # seconds
             "rows": [
@@ -208,12 +213,13 @@ def build_server(
       answer: what is found in a file; it may tell what it is doing.
       about: what the page says of the model; "max_bytes" of a file.
     """
-    from werkzeug import exceptions, serving, wrappers
+    from werkzeug import exceptions, wrappers
+    from werkzeug import serving as wsgi
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line a request
     host, port = listener.getsockname()[:2]
     files = {path.name: path for path in PAGE.iterdir()}
-    worker = futures.ThreadPoolExecutor(max_workers=1)
+    turn = threading.Lock()
 
     class Request(wrappers.Request):
         max_content_length = about["max_bytes"]
@@ -233,7 +239,7 @@ def build_server(
         except BaseException:
             folder.cleanup()
             raise
-        lines = _lines(worker, answer, path)
+        lines = _lines(answer, path, turn)
         response = wrappers.Response(lines, mimetype="application/x-ndjson")
         response.call_on_close(folder.cleanup)
         return response
@@ -261,11 +267,11 @@ def build_server(
         response.headers.update(HEADERS)
         return response
 
-    return serving.make_server(host, port, app, threaded=True, fd=listener.fileno())
+    return wsgi.make_server(host, port, app, threaded=True, fd=listener.fileno())
 
 
 def _lines(
-    worker: futures.Executor, answer: Callable[[Path, Tell], Event], path: Path
+    answer: Callable[[Path, Tell], Event], path: Path, turn: threading.Lock
 ) -> Iterator[str]:
     """Yields the answer's lines; when nobody reads them any more, it is given up."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -278,22 +284,27 @@ def _lines(
 
     def work() -> None:
         try:
-            tell(answer(path, tell))
+            if turn.locked():
+                tell({"doing": "Waiting for another file"})
+            with turn:
+                tell(answer(path, tell))
         except ConnectionAbortedError:
             pass
         except media.VideoError as error:
-            tell({"error": f"This file cannot be used: {error.detail}."})
+            reason = error.reason.replace("_", " ")
+            sentence = f"This file cannot be used: {reason} ({error.detail})."
+            events.put({"error": sentence})
         except Exception:
             traceback.print_exc()
-            tell({"error": "The demo failed at this file: see its terminal."})
+            events.put({"error": "The demo failed at this file: see its terminal."})
         finally:
             events.put(None)
 
-    task = worker.submit(work)
+    thread = threading.Thread(target=work, daemon=True)  # Ctrl-C does not wait for it
+    thread.start()
     try:
         while event := events.get():
             yield json.dumps(event) + "\n"
     finally:
         is_gone.set()
-        if not task.cancel():
-            futures.wait([task])  # the file is in use until then
+        thread.join()  # the file is in use until then
