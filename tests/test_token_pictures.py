@@ -332,7 +332,7 @@ def test_files_of_which_none_can_be_drawn_are_an_error(
     with pytest.raises(ValueError, match="none of 2 files can be drawn"):
         run("visualize", tiny_data, trained, inputs=(str(tmp_path),))
     printed = capfd.readouterr().out
-    assert "picture.png: left out: unreadable (the model wants a video" in printed
+    assert "picture.png: left out: unreadable (no video, and the model" in printed
 
 
 def test_a_stream_is_not_drawn(tiny_data, tmp_path):

@@ -199,7 +199,8 @@ class Looker:
         classifier, fine = self._classifier, _finer(self._classifier.sampler)
         kind, trained = media.kind_of(path), classifier.trained
         if f"{kind}s" != trained.noun:
-            detail = f"the model wants a {trained.noun[:-1]}, this is a {kind}"
+            wanted = trained.noun[:-1]
+            detail = f"no {wanted}, and the model was trained on {trained.noun}"
             raise media.VideoError("unreadable", detail)
         if kind == "image":
             data, orientation = media.read_image(path)
@@ -345,19 +346,20 @@ def write_pictures(stem: Path, look: Look) -> list[str]:
     """Writes what `visualize` says; returns the endings of the files."""
     from PIL import Image
 
+    is_image = look.seconds is None
+    meaning = "numbers: what the first label's logit loses without the token"
+    caption = f"{look.title}\n{meaning}"
+    tokens = {"maps": look.maps, "importance": look.importance}
     sheet = drawing.token_map_sheet(
         look.frames,
-        look.maps,
-        title=look.title,
-        importance=look.importance,
+        title=caption if is_image else look.title,
         seconds=look.seconds,
+        **tokens,
     )
     _save(stem.with_name(stem.name + ".png"), [Image.fromarray(sheet)])
     endings = [".png"]
-    if look.seconds is not None:
-        clip = drawing.draw_clip(
-            look.frames, look.maps, caption=look.title, importance=look.importance
-        )
+    if not is_image:
+        clip = drawing.draw_clip(look.frames, caption=caption, **tokens)
         pictures = [Image.fromarray(picture) for picture in clip]
         duration = round(1000 * look.seconds_per_frame)  # ms of each
         path = stem.with_name(stem.name + ".webp")
