@@ -25,7 +25,7 @@ from tl_tf import demo, experiment, losses, media, serving
 CHROMIUM = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
     *("--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--window-size=1100,1000"),
+    *("--disable-component-update", "--window-size=1120,1190"),
 ]
 # A file that a person drops on the page cannot be made by a script: an input gets it.
 DROP = """
@@ -211,7 +211,7 @@ def test_a_reader_that_leaves_does_not_stop_the_next(served):
 
 def test_the_page_tells_what_the_model_knows(served):
     about = json.loads(request(served, "GET", "/about")[2])
-    assert about["noun"] == "video"
+    assert about["noun"] == "videos"
     assert about["classes"][0] == "moving left"
     assert about["max_bytes"] == 1_000_000
     assert "step 2, trained on synthetic videos" in about["text"]
@@ -284,6 +284,7 @@ def texts(card, selector: str) -> list[str]:
 def test_the_page_in_a_browser(served, browser, tmp_path):
     browser.get(f"http://{served.host}/")
     wait_for(lambda: "step 2" in browser.find_element("id", "about").text)
+    assert "Drop videos here" in browser.find_element("id", "drop").text
 
     card = drop(browser, served.video)
     assert texts(card, "h2") == [served.video.name]  # as text, not as HTML

@@ -87,7 +87,7 @@ def demo(
             about={
                 "text": f"{session.model_dir}, step {step}, trained on"
                 f" {trained.dataset} {trained.noun}",
-                "noun": trained.noun.removesuffix("s"),
+                "noun": trained.noun,
                 "classes": trained.classes,
                 "max_bytes": max_megabytes * 10**6,
             },

@@ -13,7 +13,7 @@ fetch("about").then((response) => response.json()).then((answer) => {
   find("summary").textContent = `${about.classes.length} classes`;
   find("#classes").textContent = about.classes.join(", ");
   find("#drop .noun").textContent = about.noun;
-  find("#files").accept = about.noun + "/*";
+  find("#files").accept = about.noun.replace(/s$/, "/*"); // as video/*
 });
 
 function take(files) {
