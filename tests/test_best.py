@@ -19,7 +19,7 @@ EVERY_STEP = (
     "build_schedule.decay = 'constant'",  # so that 2 steps are the first of 4
     "train.steps_per_loop = 1",
     "train.eval_every_steps = 1",
-    "train.keep_checkpoints = 2",
+    "train.keep_checkpoints = 3",
     "train.best_metric = 'loss'",
 )
 
@@ -203,16 +203,20 @@ def test_a_run_keeps_its_best_and_says_so(whole, tiny_data, capfd):
 def test_a_run_killed_before_it_judged_ends_as_the_unbroken_one(
     whole, tiny_data, tmp_path, capfd
 ):
-    train(tiny_data, tmp_path, *EVERY_STEP, "TOTAL_STEPS = 2")
-    path = tmp_path / best.FOLDER / "evaluations.json"
-    one_less = record(tmp_path)
-    del one_less["values"]["2"]  # killed while step 2 was evaluated
-    path.write_text(json.dumps(one_less))
-    capfd.readouterr()
-    train(tiny_data, tmp_path, *EVERY_STEP)
-    assert capfd.readouterr().out.count("eval   step 2 ") == 1
-    assert record(tmp_path) == record(whole)
-    folders = (tmp_path, whole)
+    """Killed while step 2 was evaluated; what is best is of a step it has not seen."""
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    for step in (3, 4):
+        durable.delete(broken / f"ckpt-{step}")
+    earlier = record(broken)
+    earlier["values"] = {"1": earlier["values"]["1"]}
+    (broken / best.FOLDER / "evaluations.json").write_text(json.dumps(earlier))
+    train(tiny_data, broken, *EVERY_STEP)
+    printed = capfd.readouterr().out
+    assert "going on from checkpoint ckpt-2" in printed
+    assert printed.count("eval   step 2 ") == 1
+    assert record(broken) == record(whole)
+    folders = (broken, whole)
     kept, wanted = (
         test_end_to_end.tensors(checkpoint.find(f, "best")) for f in folders
     )

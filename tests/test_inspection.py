@@ -7,6 +7,7 @@ from tests import test_cost, tiny
 from tl_tf import config, cost, experiment, inspection, memory
 from tl_tf.models import vit, vivit, x2p1d
 
+SIZES = {"hidden_size": 12, "num_heads": 2, "mlp_size": 20, "depth": 3}
 ESTIMATE = memory.Memory(
     (2, 5),
     inference_bytes=200,
@@ -40,15 +41,25 @@ def test_the_table_states_its_conventions(counted):
     assert "two per multiply-add" in rows["profiler"]
 
 
+def test_equal_blocks_share_a_line():
+    model = vit.build_vit(
+        7, image_px=24, patch_px=8, insert_before_block=2, num_tokens=4, **SIZES
+    )
+    counted = cost.count(model, [1, 24, 24, 3])
+    lines = inspection.table(counted, {}).splitlines()
+    (line,) = (line for line in lines if line.startswith("  block_0 "))
+    assert line.startswith("  block_0 to block_1, each  9 x 12 ")
+    rows = {row.scope: row for row in counted.at_depth(2)}
+    shown = f"{rows['stage_1/block_1'].multiply_adds / 1e6:.3f}"
+    assert shown == line.split()[7]
+
+
 def test_what_is_kept_is_told_by_stage(counted):
     kept = {name: 1_000_000 * n for name, n in ESTIMATE.kept_by_scope.items()}
     lines = inspection.table(counted, kept).splitlines()
     found = {line.split()[0]: line.split()[-1] for line in lines[2:]}
     assert found["stem"] == "150.0" and found["head"] == "300.0"
     assert found["(model)"] == "50.0" and found["total"] == "500.0"
-
-
-SIZES = {"hidden_size": 12, "num_heads": 2, "mlp_size": 20, "depth": 3}
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def _memory_lines(plan: Plan, needs: Needs) -> list[str]:
     return [
         "memory",
         f"  {'this process':12}{memory.size(needs.process_bytes):>29}"
-        f"   at its peak, of {memory.size(_machine_bytes())}",
+        f"   at its peak, of the machine's {memory.size(_machine_bytes())}",
         f"  {'a device':12}{memory.size(device):>29}"
         f"   estimated: weights, gradients, optimizer {weights};"
         f" activations of {plan.device_batch} {plan.noun} {about}",

@@ -85,49 +85,50 @@ def training_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def table(counted: cost.Cost, kept: Mapping[str, int]) -> str:
-    """The stages, under each its blocks, and the total.
+    """The stages, under each its blocks, and the total; equal blocks share a line.
 
     Args:
       counted: of one forward pass.
       kept: bytes kept for the backward pass, by scope; the same batch.
     """
-    shape = " x ".join(str(size) for size in counted.input_shape)
     unit, scale = ("G", 1e9) if counted.total.multiply_adds >= 1e9 else ("M", 1e6)
-    rows = []
-    for stage in counted.at_depth(1):
-        name = stage.scope or "(model)"
-        rows.append((name, stage.scope, stage))
-        if name.startswith("stage_"):
-            for block in counted.at_depth(2):
-                first, _, rest = block.scope.partition("/")
-                if first == stage.scope:
-                    # What is in a stage and in none of its blocks has no rows below.
-                    rows.append((f"  {rest or '(rest)'}", block.scope, block))
-    width = max(len(name) for name, _, _ in rows)
-    shapes = {
-        scope: _shape_text(counted.outputs.get(scope, ()), counted.input_shape[0])
-        for _, scope, _ in rows
-    }
-    across = max(len("output"), *map(len, shapes.values()))
-    lines = [
-        f"{counted.model}, one forward pass of {shape}",
-        f"{'':{width}}  {'output':{across}}  {unit + ' multiply-adds':>15}"
-        f"  {f'XLA {unit}FLOPs/2':>12}  {f'profiler {unit}FLOPs':>15}"
-        f"  {'M parameters':>12}  {'MB kept':>8}",
-    ]
 
-    def line(name: str, output: str, row: cost.Row, num_bytes: int) -> str:
+    def cells(row: cost.Row, scope: str | None, num_bytes: int) -> tuple[str, ...]:
         return (
-            f"{name:{width}}  {output:{across}}  {row.multiply_adds / scale:15.3f}  "
-            f"{row.xla_flops / 2 / scale:12.3f}  {row.flops / scale:15.3f}  "
-            f"{row.parameters / 1e6:12.4f}  {num_bytes / 1e6:8.1f}"
+            _shape_text(counted.outputs.get(scope, ()), counted.input_shape[0]),
+            f"{row.multiply_adds / scale:.3f}",
+            f"{row.xla_flops / 2 / scale:.3f}",
+            f"{row.flops / scale:.3f}",
+            f"{row.parameters / 1e6:.4f}",
+            f"{num_bytes / 1e6:.1f}",
         )
 
-    for name, scope, row in rows:
-        is_whole = not name.endswith("(rest)")
-        lines.append(line(name, shapes[scope], row, _within(kept, scope, is_whole)))
+    columns = (f"{unit} multiply-adds", f"XLA {unit}FLOPs/2", f"profiler {unit}FLOPs")
+    rows = [("", ("output", *columns, "M parameters", "MB kept"))]
+    for stage in counted.at_depth(1):
+        scope = stage.scope
+        rows.append(
+            (scope or "(model)", cells(stage, scope or None, _within(kept, scope)))
+        )
+        if scope.startswith("stage_"):
+            blocks = []
+            for block in counted.at_depth(2):
+                first, _, name = block.scope.partition("/")
+                if first == scope:
+                    used = _within(kept, block.scope) if name else kept.get(scope, 0)
+                    found = cells(block, block.scope if name else None, used)
+                    blocks.append((name or "(rest)", found))
+            rows += _shared_lines(blocks)
+    rows.append(("total", cells(counted.total, None, sum(kept.values()))))
+    widths = [max(len(values[i]) for _, values in rows) for i in range(len(rows[0][1]))]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{counted.model}, one forward pass of {_shape_text(counted.input_shape)}"]
+    for name, (output, *numbers) in rows:
+        line = f"{name:{width}}  {output:{widths[0]}}"
+        for number, size in zip(numbers, widths[1:], strict=True):
+            line += f"  {number:>{size}}"
+        lines.append(line)
     lines += [
-        line("total", "", counted.total, sum(kept.values())),
         "multiply-adds: one each, in convolutions and matrix products alone.",
         f"XLA {unit}FLOPs/2: one per multiply-add; softmax 4/2, other arithmetic 1/2"
         " per element (Tables I-IX).",
@@ -178,10 +179,9 @@ def tokens_line(endpoints: Mapping[str, Sequence[int]], *, noun: str) -> str:
 
 def memory_table(estimated: memory.Memory, training_shape: Sequence[int]) -> str:
     """The estimated figures, and what they are."""
-    shape = " x ".join(str(size) for size in estimated.input_shape)
+    shape = _shape_text(estimated.input_shape)
     if tuple(training_shape) != estimated.input_shape:
-        of_training = " x ".join(str(size) for size in training_shape)
-        shape += f" (training: {of_training})"
+        shape += f" (training: {_shape_text(training_shape)})"
     rows = {
         "inference": estimated.inference_bytes,
         "kept for the backward pass": estimated.kept_bytes,
@@ -210,7 +210,7 @@ def fits_table(
     """The largest batches that devices take, of several sizes.
 
     Args:
-      estimates: by the name of the precision.
+      estimates: by the name of the precision, float32 among them.
       slots: values that the optimizer keeps of each weight.
       batch_size: the recipe's, of which it is told how many devices it takes; None for
         a recipe without.
@@ -220,9 +220,10 @@ def fits_table(
         f"{f'largest batch of {noun} on a device of':34}"
         + "".join(f"{f'{gb} GB':>8}" for gb in DEVICES_GB)
     ]
-    for (name, one), phase in itertools.product(
-        estimates.items(), ("training", "inference")
-    ):
+    rows = [("training", name) for name in estimates]
+    # In bfloat16, inference takes no less: softmax and norms are in float32.
+    for phase, name in [*rows, ("inference", "float32")]:
+        one = estimates[name]
         used = slots if phase == "training" else None
         found = [one.largest_batch(gb * 1e9, slots=used) for gb in DEVICES_GB]
         cells = "".join(f"{size or 'none':>8}" for size in found)
@@ -231,7 +232,7 @@ def fits_table(
             devices = [-(-batch_size // size) if size else "-" for size in found]
             cells = "".join(f"{count:>8}" for count in devices)
             lines.append(f"    {f'devices for a batch of {batch_size}':30}{cells}")
-    one = next(iter(estimates.values()))
+    one = estimates["float32"]
     training = one.weight_bytes + (1 + slots) * one.trainable_bytes
     lines.append(
         f"in them: weights {memory.size(one.weight_bytes)}, in training with gradients"
@@ -262,9 +263,19 @@ def _estimate_bfloat16(**shapes: Sequence[int]) -> memory.Memory:
         tf_keras.mixed_precision.set_global_policy(before)
 
 
-def _within(kept: Mapping[str, int], scope: str, is_whole: bool) -> int:
-    """Bytes under a scope; of one that is no whole, and of none, right in it alone."""
-    if not scope or not is_whole:
+def _shared_lines(blocks: Sequence[tuple[str, tuple]]) -> list[tuple[str, tuple]]:
+    """One line for blocks in a row that are alike but for their names."""
+    lines = []
+    for values, alike in itertools.groupby(blocks, key=lambda block: block[1]):
+        names = [name for name, _ in alike]
+        each = f" to {names[-1]}, each" if len(names) > 1 else ""
+        lines.append((f"  {names[0]}{each}", values))
+    return lines
+
+
+def _within(kept: Mapping[str, int], scope: str) -> int:
+    """Bytes under a scope; in the model's own, those of no other."""
+    if not scope:
         return kept.get(scope, 0)
     return sum(
         size
@@ -273,7 +284,8 @@ def _within(kept: Mapping[str, int], scope: str, is_whole: bool) -> int:
     )
 
 
-def _shape_text(shape: Sequence[int], batch_size: int) -> str:
+def _shape_text(shape: Sequence[int], batch_size: int | None = None) -> str:
+    """As `8 x 16`; without the batch, if it is 1 and told."""
     if batch_size == 1 and shape[:1] == (1,):
         shape = shape[1:]
     return " x ".join(str(size) for size in shape)
