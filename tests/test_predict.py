@@ -17,8 +17,18 @@ from PIL import Image
 from data import build
 from tests import tiny
 from tests.data import videos
-from tl_tf import config, experiment, losses, media, predict, scorers, scores, serving
-from tl_tf.inputs import views
+from tl_tf import (
+    config,
+    experiment,
+    export,
+    losses,
+    media,
+    predict,
+    scorers,
+    scores,
+    serving,
+)
+from tl_tf.inputs import crops, image, views
 
 RECIPE, IMAGE_RECIPE = "gin/folder_x21d_tl.gin", "gin/cifar10_vit_tl.gin"
 FPS, SHORT_SIDE = 12, 40
@@ -27,16 +37,29 @@ BINDINGS = ("DATASET = 'mine'", f"FPS = {FPS}", "EVAL_CROPS = 3", "NUM_CLASSES =
 
 
 class Brightness(tf_keras.Model):
-    """Takes dark videos for "dark" and bright ones for "bright"."""
+    """Takes dark clips and images for "dark" and bright ones for "bright"."""
 
     def call(self, x, training=False, seed=None):
-        level = tf.reduce_mean(x, axis=[1, 2, 3, 4])  # [B], -1..1
-        maps = tf.reduce_mean(x, axis=-1, keepdims=True)  # [B, T, crop, crop, 1]
-        return tf.stack([-3 * level, 3 * level], axis=-1), {"block_0/token_maps": maps}
+        level = tf.reduce_mean(x, axis=[*range(1, x.shape.rank)])  # [B], -1..1
+        maps = tf.reduce_mean(x, axis=-1, keepdims=True)  # [B, (T,) crop, crop, 1]
+        logits = tf.stack([-3 * level, 3 * level], axis=-1)
+        return logits, {"block_0/token_maps": maps, "pre_logits": logits}
+
+
+def classifier(sampler, **trained) -> serving.Classifier:
+    return serving.Classifier(
+        Brightness(),
+        sampler=sampler,
+        loss=losses.Loss("softmax"),
+        merge="mean",
+        trained=serving.Trained(
+            dataset="toy", classes=["dark", "bright"], coverage={}, **trained
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
-def scorer() -> scorers.CheckpointScorer:
+def video_classifier() -> serving.Classifier:
     """At 6 fps; a clip spans 5 frames."""
     sampler = views.Views(
         is_training=False,
@@ -48,20 +71,19 @@ def scorer() -> scorers.CheckpointScorer:
         fps=6.0,
         num_classes=2,
     )
-    classifier = serving.Classifier(
-        Brightness(),
-        sampler=sampler,
-        loss=losses.Loss("softmax"),
-        merge="mean",
-        trained=serving.Trained(
-            dataset="toy",
-            noun="videos",
-            classes=["dark", "bright"],
-            frames={"fps": 6.0, "short_side": 16},
-            coverage={},
-        ),
-    )
-    return scorers.CheckpointScorer(classifier, step=0)
+    frames = {"fps": 6.0, "short_side": 16}
+    return classifier(sampler, noun="videos", frames=frames)
+
+
+@pytest.fixture(scope="module")
+def scorer(video_classifier) -> scorers.CheckpointScorer:
+    return scorers.CheckpointScorer(video_classifier, step=0)
+
+
+@pytest.fixture(scope="module")
+def image_classifier() -> serving.Classifier:
+    sampler = crops.Crops(is_training=False, crop="center", image_px=8, resize_px=10)
+    return classifier(sampler, noun="images", frames={})
 
 
 def write_levels(path: Path, *counts_and_levels: tuple[int, int]) -> Path:
@@ -177,7 +199,7 @@ def test_nothing_predicted_is_an_error(scorer, tmp_path):
     paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     paths[0].touch()
     with pytest.raises(
-        ValueError, match=r"none of 1 files .*a\.mp4: empty_file \(0 by"
+        ValueError, match=r"a\.mp4: could not be predicted: empty_file \("
     ):
         predict_files(paths[:1], scorer, tmp_path)
     with pytest.raises(ValueError, match="none of 2 files .* the last: missing"):
@@ -214,6 +236,68 @@ def test_rendered_videos_play_at_the_speed_of_the_video(scorer, tmp_path):
         video = media.read_video(drawn, fps=3, short_side=999)
         assert len(video.frames) == -(-frames // 2)  # each second frame, 3 a second
         assert min(video.height, video.width) > 90  # of 8 px, enlarged
+
+
+def gradient(path: Path, *, orientation: int = 1) -> Path:
+    """An image, 40 x 24 px as it is stored, bright to the right."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    row = np.linspace(20, 240, 40).astype(np.uint8)
+    Image.fromarray(np.tile(row, (24, 1))).convert("RGB").save(path, exif=exif)
+    return path
+
+
+def test_images_are_predicted_and_drawn(image_classifier, tmp_path, capfd):
+    scorer = scorers.CheckpointScorer(image_classifier, step=0)
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "a" / "x.png", tmp_path / "x.jpg"]
+    for path, level in zip(paths, (40, 200), strict=True):
+        Image.new("RGB", (30, 20), (level,) * 3).save(path)
+    write_levels(tmp_path / "v.mp4", (2, 40))
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "half.jpg")
+    os.truncate(tmp_path / "half.jpg", 2000)
+    paths += [tmp_path / "v.mp4", tmp_path / "half.jpg"]
+    predict.predict_files(paths, scorer, None, tmp_path, top_k=1, does_render=True)
+    dark, bright, video, half = lines_of(tmp_path)
+    assert (dark["labels"], bright["labels"]) == (["dark"], ["bright"])
+    assert bright["scores"] == [pytest.approx(softmax(200)[1], abs=0.01)]
+    assert "seconds" not in dark
+    assert video["error"]["detail"].startswith("a video, and the model wants images")
+    assert half["error"] == {
+        "reason": "damaged",
+        "detail": "its pixels cannot be decoded",
+    }
+    assert re.search(r"^a/x\.png +0\.9\d\d dark    0\.0", capfd.readouterr().out, re.M)
+    for name in ("x", "x-2"):
+        assert min(Image.open(tmp_path / f"{name}.predicted.png").size) > 90
+
+
+def test_an_image_file_is_seen_as_evaluation_sees_it(image_classifier, tmp_path):
+    folder = tmp_path / "set" / "train" / "cat"
+    folder.mkdir(parents=True)
+    gradient(folder / "a.jpg")
+    gradient(folder / "b.jpg", orientation=6)
+    gradient(folder / "c.png")
+    noise = np.random.default_rng(0).integers(0, 256, (31, 24, 3), np.uint8)
+    Image.fromarray(noise[..., 0]).save(folder / "d.jpeg")
+    crop = {"crop": "center", "image_px": 8, "resize_px": 10}
+    data = image.image_dataset(
+        tmp_path,
+        dataset="set",
+        split="train",
+        is_training=False,
+        batch_size=4,
+        seed=0,
+        **crop,
+    )
+    (batch,) = data.batches
+    want = image_classifier.classify(batch["pixels"]).numpy()
+    scorer = scorers.CheckpointScorer(image_classifier, step=0)
+    for name, one in zip(data.examples, want, strict=True):
+        found = predict.predict_image(tmp_path / "set" / "train" / name, scorer)
+        np.testing.assert_allclose(found.scores, one, atol=1e-6)
+    assert np.ptp(want[:, 0]) > 0.01
 
 
 @pytest.fixture
@@ -391,27 +475,6 @@ def test_a_test_video_gets_the_score_of_its_evaluation(folder):
     assert (model_dir / "operative_config.gin").read_text() == before
 
 
-def test_an_exported_model_predicts_the_same(folder, tmp_path):
-    files, model_dir = [folder / "videos" / "test" / "b"], folder / "run"
-    export = ("export.tflite = False",)
-    run("export", model_dir, folder / "data", *export, output_dir=tmp_path)
-    run("predict", model_dir, folder / "data", inputs=files)
-    gin.clear_config()
-    config.load([], ["predict.top_k = 9"])
-    options = {"inputs": tuple(map(str, files)), "saved_model": tmp_path}
-    experiment.run(
-        "predict", model_dir=tmp_path, data_dir=tmp_path, tpu=None, **options
-    )
-    for line, want in zip(
-        lines_of(tmp_path / "predictions"),
-        lines_of(model_dir / "predictions"),
-        strict=True,
-    ):
-        assert by_class(line) == pytest.approx(by_class(want), abs=1e-6)
-        assert len(line.get("segments", [])) == len(want.get("segments", []))
-    assert not (tmp_path / "config.gin").exists()
-
-
 @pytest.fixture(scope="module")
 def images(tiny_data, tmp_path_factory) -> Path:
     """The run of a model of images."""
@@ -420,49 +483,78 @@ def images(tiny_data, tmp_path_factory) -> Path:
     return model_dir
 
 
-def test_images_get_the_scores_of_their_evaluation(images, tiny_data, tmp_path):
+@pytest.mark.slow
+def test_a_test_image_gets_the_score_of_its_evaluation(images, tiny_data):
     root = tiny_data / "tiny_images" / "test"
-    files = {tmp_path / "v.mp4": "unreadable", tmp_path / "half.jpg": "damaged"}
-    write_levels(tmp_path / "v.mp4", (2, 40))
-    whole = (root / "cat" / "0.jpg").read_bytes()
-    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
-    options = {"inputs": [root, *files], "render": True, "recipe": IMAGE_RECIPE}
-    run("predict", images, Path("nowhere"), output_dir=tmp_path, **options)
-    *lines, video, half = lines_of(tmp_path)
+    run("predict", images, Path("nowhere"), inputs=[root], recipe=IMAGE_RECIPE)
+    lines = lines_of(images / "predictions")
     want = evaluated(images, merge="max")
     assert len(lines) == len(want) == 6
     for line in lines:
         name = Path(line["file"]).relative_to(root).as_posix()
         assert by_class(line) == pytest.approx(want[name], abs=1e-6)
-        assert "seconds" not in line
-    assert video["error"]["detail"].startswith("a video, and the model wants images")
-    assert half["error"] == {
-        "reason": "damaged",
-        "detail": "its pixels cannot be decoded",
+
+
+def exported(classifier: serving.Classifier, folder: Path) -> scorers.ExportedScorer:
+    """What a SavedModel of the classifier gives; its card has what is read of it."""
+    export.save(classifier, folder)
+    trained = classifier.trained
+    card = {
+        "model": "brightness",
+        "noun": trained.noun,
+        "classes": trained.classes,
+        "merge": classifier.merge,
+        "frames": trained.frames,
+        "views": {"num_frames": 3, "frame_stride": 2},
     }
-    for name in ("0", "0-2", "2-2"):  # bird/0, cat/0, cat/2
-        picture = Image.open(tmp_path / f"{name}.predicted.png")
-        assert min(picture.size) > 90
-    with pytest.raises(ValueError, match="--input=-: wanted a model of videos, got"):
-        run("predict", images, tmp_path, inputs=["-"], recipe=IMAGE_RECIPE)
+    (folder / scorers.CARD).write_text(json.dumps(card))
+    return scorers.ExportedScorer(folder)
+
+
+def test_an_exported_model_predicts_the_same(
+    video_classifier, image_classifier, scorer, tmp_path
+):
+    path = write_levels(tmp_path / "v.mp4", (48, 40), (96, 200))
+    lines = [
+        predict_files([path], one, tmp_path)[0]
+        for one in (scorer, exported(video_classifier, tmp_path / "videos"))
+    ]
+    for line, want in zip(*(one.pop("segments") for one in lines), strict=True):
+        assert line["scores"] == pytest.approx(want["scores"], abs=1e-6)
+        assert line["start"] == want["start"]
+    assert by_class(lines[0]) == pytest.approx(by_class(lines[1]), abs=1e-6)
+    both = (
+        scorers.CheckpointScorer(image_classifier, step=0),
+        exported(image_classifier, tmp_path / "images"),
+    )
+    # Turned, the centre of the image is another part of the gradient.
+    found = {
+        name: [predict.predict_image(path, one).scores for one in both]
+        for name, path in (
+            ("png", gradient(tmp_path / "a.png")),
+            ("jpg", gradient(tmp_path / "b.jpg", orientation=6)),
+        )
+    }
+    for mine, other in found.values():
+        np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_an_exported_image_model_predicts_the_same(images, tiny_data, tmp_path):
-    image = tiny_data / "tiny_images" / "test" / "cat" / "0.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.open(image).save(tmp_path / "turned.jpg", exif=exif)
-    export = {"recipe": IMAGE_RECIPE, "output_dir": tmp_path / "export"}
-    run("export", images, tiny_data, "export.tflite = False", **export)
-    classifier = scorers.ExportedScorer(tmp_path / "export")
-    files = [image, tmp_path / "turned.jpg"]
-    run("predict", images, tiny_data, recipe=IMAGE_RECIPE, inputs=files)
-    found = [predict.predict_image(path, classifier).scores for path in files]
-    for line, one in zip(lines_of(images / "predictions"), found, strict=True):
-        want = dict(zip(classifier.classes, one.tolist(), strict=True))
-        assert by_class(line) == pytest.approx(want, abs=1e-6)
-    assert np.ptp(found, axis=0).max() > 1e-4  # turning it changes something
+def test_an_exported_recipe_predicts_the_same(folder, tmp_path):
+    files, model_dir = [folder / "videos" / "test" / "b"], folder / "run"
+    without = "export.tflite = False"
+    run("export", model_dir, folder / "data", without, output_dir=tmp_path)
+    run("predict", model_dir, folder / "data", inputs=files)
+    gin.clear_config()
+    config.load([], ["predict.top_k = 9"])
+    options = {"inputs": tuple(map(str, files)), "saved_model": tmp_path}
+    experiment.run(
+        "predict", model_dir=tmp_path, data_dir=tmp_path, tpu=None, **options
+    )
+    found, want = (lines_of(d / "predictions") for d in (tmp_path, model_dir))
+    for line, other in zip(found, want, strict=True):
+        assert by_class(line) == pytest.approx(by_class(other), abs=1e-6)
+    assert not (tmp_path / "config.gin").exists()
 
 
 @pytest.mark.parametrize(
@@ -487,6 +579,12 @@ def test_a_stride_beyond_a_segment_is_an_error(scorer):
     message = r"predict.stride_seconds must be at most a segment, 0\.833333 s, got 2\."
     with pytest.raises(ValueError, match=message):
         predict.Cut.of_seconds(scorer, stride_seconds=2.0)
+
+
+def test_a_stream_wants_a_model_of_videos(image_classifier, tmp_path):
+    scorer = scorers.CheckpointScorer(image_classifier, step=0)
+    with pytest.raises(ValueError, match="--input=-: wanted a model of videos, got"):
+        predict.predict_stream(scorer, None, tmp_path / predict.FILE, top_k=2)
 
 
 def test_what_is_no_export_is_one_sentence(tmp_path):

@@ -89,8 +89,6 @@ def predict(
         scorer = scorers.CheckpointScorer(
             *sessions.restore_classifier(session, build_model)
         )
-    if is_stream and scorer.noun != "videos":
-        raise ValueError("--input=-: wanted a model of videos, got one of images.")
     session.check_config()
     cut = None
     if scorer.noun == "videos":
@@ -340,8 +338,11 @@ def predict_files(
                     report.say(f"  -> {render(path, scorer, folder / out)}")
                 progress.tell_file()
         if not done:
-            every = f"{path}: {why}" if len(paths) == 1 else f"the last: {why}"
-            raise ValueError(f"none of {len(paths)} files could be predicted; {every}.")
+            if len(paths) == 1:
+                raise ValueError(f"{path}: could not be predicted: {why}.")
+            raise ValueError(
+                f"none of {len(paths)} files could be predicted; the last: {why}."
+            )
         temporary.rename(folder / FILE)
     except KeyboardInterrupt:
         temporary.rename(folder / PARTIAL)
@@ -378,6 +379,8 @@ def predict_stream(scorer: scorers.Scorer, cut: Cut, path: Path, *, top_k: int) 
     Raises:
       ValueError: if there was no segment.
     """
+    if scorer.noun != "videos":
+        raise ValueError("--input=-: wanted a model of videos, got one of images.")
     report.say("predict  reading the standard input; Ctrl-C ends it")
     merged, end, fault = _Merged(scorer.merge), 0.0, ""
     stream = media.stream_video(
