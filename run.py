@@ -6,6 +6,7 @@
   python run.py --gin_file=gin/quickstart.gin --mode=predict --input=video.mp4
   python run.py --gin_file=gin/quickstart.gin --mode=visualize --input=video.mp4
   python run.py --gin_file=gin/quickstart.gin --mode=export
+  python run.py --gin_file=gin/quickstart.gin --mode=demo
   python run.py --mode=predict --saved_model=DIR --input=FOLDER
 
 Mistakes in flags, gin files and addresses are answered before TensorFlow is imported.

@@ -194,8 +194,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
+        reason = str(error).split(" (while")[0].rstrip(".")
         raise ValueError(
-            f"demo: cannot listen on {host}:{port}: {error}. Set demo.port to another"
+            f"demo: cannot listen on {host}:{port}: {reason}. Set demo.port to another"
             " one, or to 0 for any that is free."
         ) from None
 
