@@ -335,6 +335,25 @@ def test_the_card_says_what_was_trained_and_how_well(run):
         }
 
 
+def test_of_images_other_things_are_printed():
+    pixels = {"images": "uint8 [B, h, w, 3]"}
+    card = {
+        "model": "vit",
+        "frames": {},
+        "files": {"saved_model.pb": {"bytes": 2_500_000}},
+        "tflite": {"file": None, "because": "export.tflite is False"},
+        "signatures": {"serving_default": {"inputs": pixels}},
+        "weights": {"from": "weights.npz", "step": 0},
+        "recipe": {"gin_files": ["gin/my_vit.gin"]},
+    }
+    printed = export.summary(card, Path("/exports/vit"))
+    assert "SavedModel    2.5 MB: serving_default" in printed
+    assert "TFLite        none: export.tflite is False" in printed
+    assert "(images=images)  # uint8 [B, h, w, 3]\n" in printed
+    assert "-v /exports/vit:/models/my_vit/1" in printed
+    assert """{"images": [{"b64": "..."}]}""" in printed
+
+
 def test_another_folder_is_not_replaced(tmp_path, tiny_data):
     (tmp_path / "thesis.tex").touch()
     tiny.load(tiny.QUICKSTART)
@@ -404,3 +423,30 @@ def test_models_become_tflite_files(case, exported, tmp_path):
     found = export.write_tflite(served, tmp_path / "a.tflite", is_wanted=True)
     assert found["select_ops"] == ()
     assert found["difference"] < (1e-2 if case == "bfloat16" else 1e-5)
+
+
+@pytest.mark.slow
+def test_weights_of_a_file_are_exported_and_score_image_files(tiny_data, tmp_path):
+    def run_mode(mode, *bindings, name):
+        gin.clear_config()
+        tiny.load("gin/cifar10_vit_tl.gin", "LEARNING_RATE = 0.1", *bindings)
+        folder = tmp_path / name
+        experiment.run(mode, model_dir=folder, data_dir=tiny_data, tpu=None)
+
+    run_mode("train_and_eval", name="trained")
+    run_mode("save_npz", name="trained")
+    weights = str(tmp_path / "trained" / "weights-2.npz")
+    path = f"warm_start.path = '{weights}'"
+    run_mode("export", path, "export.tflite = False", name="released")
+    folder = tmp_path / "released" / "export"
+    card = json.loads((folder / "model_card.json").read_text())
+    assert card["weights"] == {"from": weights, "step": 0}
+    assert card["tflite"] == {"file": None, "because": "export.tflite is False"}
+    encoded = tf.saved_model.load(str(folder)).signatures["encoded"]
+    files = sorted((tiny_data / "tiny_images" / "test").glob("*/*.jpg"))
+    images = tf.constant([file.read_bytes() for file in files])
+    found = encoded(images=images)["probabilities"].numpy()
+    with np.load(tmp_path / "trained" / "results" / "test-2.scores.npz") as stored:
+        wanted = stored["view_scores"][np.argsort(stored["ids"]), 0]
+    assert wanted.std(axis=0).max() > 1e-3
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)

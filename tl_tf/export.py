@@ -16,7 +16,7 @@ import gin
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import model_card, report, serving, tflite
+from tl_tf import checkpoint, model_card, report, serving, tflite
 from tl_tf import session as sessions
 from tl_tf.layers import vector_attention
 
@@ -62,7 +62,7 @@ def export(
             classifier,
             model_dir=session.model_dir,
             step=step,
-            weights=_origin(session, step),
+            weights=_origin(session),
             view=view_shape(classifier)[1:],
             tflite=write_tflite(classifier, temporary / TFLITE, is_wanted=tflite),
         )
@@ -70,7 +70,7 @@ def export(
         _put(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    report.say(_summary(card, folder))
+    report.say(summary(card, folder))
 
 
 def save(classifier: serving.Classifier, folder: Path) -> None:
@@ -200,16 +200,20 @@ def write_tflite(
     return {"file": path.name, "view": view, **dataclasses.asdict(converted)}
 
 
-def _origin(session: sessions.Session, step: int) -> str:
+def _origin(session: sessions.Session) -> str:
     """Where the weights were read, as restore_classifier does it."""
     if not session.has_checkpoint:
         return str(gin.get_bindings("warm_start")["path"])
-    folder = session.model_dir / ("best" if session.checkpoint == "best" else "")
-    return str(folder / f"ckpt-{step}")
+    return str(checkpoint.find(session.model_dir, session.checkpoint))
 
 
-def _summary(card: dict[str, Any], folder: Path) -> str:
-    """What was written, and how it is used, for people."""
+def summary(card: dict[str, Any], folder: Path) -> str:
+    """What was written, and how it is used, for people.
+
+    Args:
+      card: as `model_card.write` left it.
+      folder: of the export.
+    """
     sizes = {name: facts["bytes"] for name, facts in card["files"].items()}
     small, fps = card["tflite"], card["frames"].get("fps")
     if small["file"] is None:
@@ -223,7 +227,7 @@ def _summary(card: dict[str, Any], folder: Path) -> str:
         )
     signatures = card["signatures"]
     ((name, spec),) = signatures["serving_default"]["inputs"].items()
-    spec += f", {fps:g} frames a second" * bool(fps)
+    spec += f", {fps:g} frames a second" if fps else ""
     files = '[[{"b64": "..."}, ...]]' if fps else '[{"b64": "..."}]'
     service = Path((*card["recipe"]["gin_files"], card["model"])[0]).stem
     return f"""\
