@@ -575,6 +575,14 @@ def test_mistakes_are_one_sentence(tmp_path, options, bindings, message):
         run("predict", tmp_path / "run", tmp_path, *bindings, **options)
 
 
+def test_a_run_without_a_checkpoint_is_an_error_before_data_are_made(tmp_path):
+    path = write_levels(tmp_path / "v.mp4", (2, 40))
+    options = {"inputs": [path], "recipe": tiny.QUICKSTART}
+    with pytest.raises(ValueError, match="there is no checkpoint to evaluate"):
+        run("predict", tmp_path / "run", tmp_path / "data", **options)
+    assert os.listdir(tmp_path) == ["v.mp4"]
+
+
 def test_a_stride_beyond_a_segment_is_an_error(scorer):
     message = r"predict.stride_seconds must be at most a segment, 0\.833333 s, got 2\."
     with pytest.raises(ValueError, match=message):

@@ -114,8 +114,10 @@ class Session:
     @property
     def needs_data(self) -> bool:
         """Whether the mode opens the data set: a checkpoint knows its own classes."""
+        if self.mode not in _SERVING:
+            return True
         is_known = self.has_checkpoint or self.saved_model is not None
-        return not (self.mode in _SERVING and is_known)
+        return not is_known and _has_other_weights()
 
     def check_config(self) -> None:
         """Refuses bindings that nothing has used, then writes the configuration.
@@ -251,6 +253,8 @@ def restore_classifier(
     Raises:
       ValueError: for a missing or different checkpoint, or one whose data are unknown.
     """
+    if not (session.has_checkpoint or _has_other_weights()):
+        checkpoint.find(session.model_dir)  # says what is missing
     if session.has_checkpoint:
         trained = serving.Trained.read(session.model_dir)
         model, optimizer = restore_any(session, build_model)
@@ -270,6 +274,11 @@ def restore_classifier(
         trained=trained,
     )
     return classifier, int(optimizer.iterations.numpy())
+
+
+def _has_other_weights() -> bool:
+    """Whether the recipe names weights for a warm start."""
+    return "path" in gin.get_bindings("warm_start", resolve_references=False)
 
 
 def warm_start(model: tf_keras.Model, *, is_complete: bool = False) -> bool:
