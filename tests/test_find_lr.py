@@ -1,5 +1,6 @@
 """The learning rate range test, on curves drawn by hand and on a recipe."""
 
+import dataclasses
 import io
 import json
 
@@ -26,25 +27,40 @@ def curve(*points: tuple[float, float]) -> find_lr.Found:
     return found(np.interp(np.log10(RATES), powers, values))
 
 
-def test_the_rate_where_the_loss_falls_fastest_is_suggested():
-    falling = curve((-6, 1), (-4, 0.95), (-3, 0.9), (-2, 0.4), (-1, 0.3), (1, 9))
-    assert 1e-3 < falling.suggested_rate < 1e-2
-    assert falling.lowest_rate == pytest.approx(0.1)
+def test_the_middle_of_the_valley_is_suggested():
+    wide = curve((-6, 1), (-4, 1), (-3, 0.5), (-1, 0.5), (0, 3), (1, 9))
+    # A fifth of the way down is left at 0.6: from 10^-3.2 to 10^-0.96, in tenths.
+    assert wide.valley == pytest.approx((10**-3.2, 0.1))
+    assert wide.suggested_rate == pytest.approx(10**-2.1)
 
 
-def test_a_steeper_fall_behind_the_lowest_loss_does_not_count():
-    bumpy = curve((-6, 1), (-4, 0.8), (-3, 0.2), (-2, 5), (-1.8, 0.4), (1, 9))
-    assert 1e-4 < bumpy.suggested_rate < 1e-3
+def test_noise_within_the_valley_does_not_end_it():
+    noisy = curve((-6, 1), (-4, 1), (-3, 0.5), (-2, 0.9), (-1, 0.5), (0, 3), (1, 9))
+    assert noisy.valley == pytest.approx((10**-3.2, 0.1))
 
 
-@pytest.mark.parametrize("points", [((-6, 1), (1, 2)), ((-6, 1), (1, 1))])
+def test_what_is_low_behind_a_loss_above_the_first_does_not_count():
+    bumpy = curve((-6, 1), (-4, 1), (-3, 0.2), (-2.5, 5), (-2, 0.21), (1, 9))
+    assert bumpy.valley[1] == pytest.approx(1e-3)
+
+
+def test_what_explodes_is_far_off():
+    steep = curve((-6, 1), (-4, 0.9), (-2, 0.1), (-1.8, 9))
+    exploded = dataclasses.replace(steep, exploded_at=0.0158)
+    assert steep.suggested_rate > 5e-3
+    assert exploded.suggested_rate == pytest.approx(1.58e-3)
+
+
+@pytest.mark.parametrize("points", [((-6, 1), (1, 2)), ((-6, 1), (1, 0.995))])
 def test_a_loss_that_never_falls_suggests_nothing(points, tmp_path, capfd):
     flat = curve(*points)
     assert flat.suggested_rate is None
     gin.clear_config()
     path = find_lr.write(tmp_path, flat, learning_rate=0.5, per_rate=1.0, title="flat")
     assert json.loads(path.read_text())["suggested_learning_rate"] is None
-    assert "find_lr  the loss never falls; it is lowest" in capfd.readouterr().out
+    assert "find_lr  the loss does not fall at any rate, and does not" in (
+        capfd.readouterr().out
+    )
 
 
 def toy_loop(test: find_lr.RangeTest) -> trainer.Trainer:
@@ -127,6 +143,7 @@ def test_a_recipe_is_tested_and_nothing_stands_in_the_way(tiny_data, tmp_path, c
         stated = float(f"{2 * result['suggested_rate']:.2g}")
         assert result["suggested_learning_rate"] == stated
         assert f"LEARNING_RATE = {stated:g} (a rate of " in line
+        assert " is suggested: the loss is near its lowest from " in line
     png = (tmp_path / "results" / "find_lr.png").read_bytes()
     assert Image.open(io.BytesIO(png)).size == (1200, 675)
     files = {path.name for path in tmp_path.rglob("*") if path.is_file()}

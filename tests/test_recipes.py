@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from tl_tf import config, experiment, session
+from tl_tf import config, experiment, inspection, session
 
 DISTINCT = tiny.distinct_recipes()  # of the rest, what is shrunk has run already
 
@@ -70,7 +70,8 @@ def test_the_input_of_a_recipe_is_ready_for_a_tpu(recipe, tiny_data):
 
 
 @pytest.mark.parametrize("recipe", DISTINCT)
-def test_a_recipe_can_be_inspected(recipe, capfd, tmp_path):
+def test_a_recipe_can_be_inspected(recipe, capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "LOW_PRECISIONS", {})  # tests/test_inspection.py
     tiny.load(recipe)
     experiment.run("inspect", model_dir=tmp_path, data_dir=tmp_path, tpu=None)
     lines = capfd.readouterr().out.splitlines()

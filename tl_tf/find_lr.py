@@ -5,6 +5,7 @@ Source: "Cyclical Learning Rates for Training Neural Networks", arXiv 1506.01186
 
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from tl_tf import report, trainer
 
 SMOOTHING = 0.9  # of the exponential mean of the losses, which starts unbiased
 EXPLODED = 4.0  # times the lowest smoothed loss
-SLOPE_SHARE = 0.1  # of the steps, over which a slope is fitted
+NEAR = 0.2  # of the way down: so near to its lowest is a loss in the valley
+LEAST_FALL = 0.01  # of the first loss: less is noise
+MARGIN = 10.0  # between what is suggested and what explodes
 LEAST_STEPS = 20
 
 
@@ -39,29 +42,27 @@ class Found:
     exploded_at: float | None
 
     @property
-    def lowest_rate(self) -> float:
-        """At which the smoothed loss is lowest."""
-        return float(self.rates[self.smoothed.argmin()])
-
-    @property
-    def suggested_rate(self) -> float | None:
-        """At which the smoothed loss falls fastest, before it is lowest.
+    def valley(self) -> tuple[float, float] | None:
+        """From which rate to which the smoothed loss is near its lowest.
 
         None where it never falls.
         """
-        width = max(5, round(SLOPE_SHARE * len(self.rates)))
-        last = int(self.smoothed.argmin()) + 1
-        if last < width:
+        first, lowest = self.smoothed[0], self.smoothed.min()
+        if first - lowest < LEAST_FALL * first:
             return None
-        x = np.log10(self.rates)
-        slopes = [
-            np.polyfit(x[i : i + width], self.smoothed[i : i + width], 1)[0]
-            for i in range(last - width + 1)
-        ]
-        steepest = int(np.argmin(slopes))
-        if slopes[steepest] >= 0:
+        bottom = self.smoothed.argmin()
+        higher = np.flatnonzero(self.smoothed[bottom:] > first)  # than at the start
+        end = bottom + higher[0] if len(higher) else len(self.rates)
+        near = np.flatnonzero(self.smoothed[:end] <= lowest + NEAR * (first - lowest))
+        return float(self.rates[near[0]]), float(self.rates[near[-1]])
+
+    @property
+    def suggested_rate(self) -> float | None:
+        """The valley's middle, well below what explodes; None without a valley."""
+        if self.valley is None:
             return None
-        return float(10 ** x[steepest : steepest + width].mean())
+        middle = math.sqrt(math.prod(self.valley))
+        return min(middle, (self.exploded_at or math.inf) / MARGIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,14 +175,14 @@ def write(
       The JSON's path.
     """
     path = model_dir / "results" / "find_lr.json"
-    suggested = found.suggested_rate
+    suggested, valley = found.suggested_rate, found.valley
     binding = None if suggested is None else float(f"{suggested * per_rate:.2g}")
     report.write_json(
         path,
         {
             "suggested_rate": suggested,
             "suggested_learning_rate": binding,
-            "lowest_rate": found.lowest_rate,
+            "valley": valley,
             "exploded_at": found.exploded_at,
             "recipe_rate": learning_rate,
             "rates": found.rates.tolist(),
@@ -191,16 +192,19 @@ def write(
     )
     png = picture(found, learning_rate=learning_rate, title=title)
     report.write_bytes(path.with_suffix(".png"), png)
-    what = "the loss never falls"
+    what = "the loss does not fall at any rate"
     if suggested is not None:
         of_batch = "" if per_rate == 1 else f" (a rate of {suggested:.2g})"
-        what = f"LEARNING_RATE = {binding:g}{of_batch}: there the loss falls fastest"
-    end = (
-        f"explodes at {found.exploded_at:.2g}" if found.exploded_at else "stays finite"
-    )
+        what = (
+            f"LEARNING_RATE = {binding:g}{of_batch} is suggested: the loss is near its"
+            f" lowest from {valley[0]:.2g} to {valley[1]:.2g}"
+        )
+    end = "does not explode"
+    if found.exploded_at is not None:
+        end = f"explodes at {found.exploded_at:.2g}"
     report.say(
-        f"find_lr  {what}; it is lowest at {found.lowest_rate:.2g} and {end}; the"
-        f" recipe's is {learning_rate:.2g}  -> {path.with_suffix('.png')}"
+        f"find_lr  {what}, and {end}; the recipe's is {learning_rate:.2g}"
+        f"  -> {path.with_suffix('.png')}"
     )
     return path
 
@@ -219,23 +223,15 @@ def picture(found: Found, *, learning_rate: float, title: str) -> bytes:
     axis = sheet.subplots()
     axis.plot(found.rates, found.losses, color="0.8", linewidth=1, label="loss")
     axis.plot(found.rates, found.smoothed, color="C0", linewidth=2, label="smoothed")
-    top = found.smoothed[: max(1, len(found.smoothed) // 4)].max()
-    low, high = found.smoothed.min(), max(found.smoothed.min() * 2, top)
-    axis.set_ylim(low - 0.1 * (high - low), high + 0.4 * (high - low))
-    marks = [
-        (found.suggested_rate, "C2", "-", "falls fastest: suggested"),
-        (found.lowest_rate, "C1", "--", "lowest"),
-        (learning_rate, "0.3", ":", "the recipe's"),
-    ]
-    for rate, color, style, name in marks:
-        if rate is not None:
-            axis.axvline(
-                rate,
-                color=color,
-                linestyle=style,
-                linewidth=1.5,
-                label=f"{rate:.2g}: {name}",
-            )
+    low, first = found.smoothed.min(), found.smoothed[0]
+    fall = max(first - low, 0.05 * first)
+    axis.set_ylim(low - 0.4 * fall, first + fall)  # not to where it explodes
+    if found.valley is not None:
+        axis.axvspan(*found.valley, color="C2", alpha=0.1, label="near its lowest")
+        label = f"{found.suggested_rate:.2g}: suggested"
+        axis.axvline(found.suggested_rate, color="C2", linewidth=2, label=label)
+    label = f"{learning_rate:.2g}: the recipe's"
+    axis.axvline(learning_rate, color="0.3", linestyle=":", linewidth=2, label=label)
     axis.set_xscale("log")
     axis.set_xlabel("learning rate")
     axis.set_ylabel("training loss")
@@ -243,7 +239,7 @@ def picture(found: Found, *, learning_rate: float, title: str) -> bytes:
     axis.grid(color="0.92")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9)
+    axis.legend(loc="upper left", frameon=False, fontsize=9)
     file = io.BytesIO()
     sheet.savefig(file, format="png")
     return file.getvalue()

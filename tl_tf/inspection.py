@@ -12,7 +12,7 @@ import tf_keras
 from tl_tf import cost, memory, optim, report
 
 DEVICES_GB = (8, 16, 32, 80)
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+LOW_PRECISIONS = {"bfloat16": "mixed_bfloat16"}  # besides float32
 LARGE_BATCH = 64
 _REDUCED = ("/learned_tokens", "/pooled")  # end the endpoints with fewer tokens
 
@@ -64,7 +64,8 @@ def show() -> None:
     report.say(memory_table(estimates["float32"], shapes["training_shape"]))
     del model
     gc.collect()
-    estimates["bfloat16"] = _estimate_bfloat16(**shapes)
+    for name, policy in LOW_PRECISIONS.items():
+        estimates[name] = _estimate_under(policy, **shapes)
     report.say(
         fits_table(
             estimates,
@@ -250,11 +251,11 @@ def count_slots() -> int:
     return sum(variable.shape == weight.shape for variable in optimizer.variables)
 
 
-def _estimate_bfloat16(**shapes: Sequence[int]) -> memory.Memory:
+def _estimate_under(policy: str, **shapes: Sequence[int]) -> memory.Memory:
     # Of a large batch: casts of weights do not grow with it.
     shapes = {name: (LARGE_BATCH, *shape[1:]) for name, shape in shapes.items()}
     before = tf_keras.mixed_precision.global_policy()
-    tf_keras.mixed_precision.set_global_policy(PRECISIONS["bfloat16"])
+    tf_keras.mixed_precision.set_global_policy(policy)
     try:
         bound = gin.get_bindings("inspect")
         model = bound["build_model"](bound["num_classes"])

@@ -357,7 +357,7 @@ def _find_lr(
 
     found = test.run(loop, on_step=progress)
     if session.is_chief:
-        title = f"{session.model_dir.name}: learning rate range test"
+        title = f"Learning rate range test, {session.model_dir.name}"
         find_lr.write(
             session.model_dir, found, learning_rate=rate, per_rate=per_rate, title=title
         )
