@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from benchmarks import cost_table
+from tests import toy_model
 from tl_tf import (
     config,
     cost,
@@ -282,3 +283,13 @@ def test_dynamic_shapes_are_refused(monkeypatch):
     monkeypatch.setattr(cost, "FREE", cost.FREE | set(known))
     with pytest.raises(ValueError, match="wanted static ones"):
         cost.count(Dynamic(), [2, 8])
+
+
+def test_replicas_have_the_cost_of_one():
+    """Outside of a replica, moving statistics are read as a mean over all of them."""
+    with toy_model.two_replicas().scope():
+        model = TinyModel()
+        model(tf.zeros([2, 5, 7, 3]))
+    alone = TinyModel()
+    alone(tf.zeros([2, 5, 7, 3]))
+    assert cost.count(model, [2, 5, 7, 3]) == cost.count(alone, [2, 5, 7, 3])

@@ -1,19 +1,43 @@
 """What stays in float32 when a model computes in bfloat16."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import contract, test_trainer, toy_model
 from tl_tf import losses, runtime, trainer
-from tl_tf.layers import attention
-from tl_tf.models import vivit
+from tl_tf.layers import attention, vector_attention
+from tl_tf.models import vivit, x2p1d
 
 # Of statistics and of what is exponential: eight bits of them are too few.
 IN_FLOAT32 = {
     *("Exp", "Expm1", "Log", "Log1p", "LogSoftmax", "Softmax"),
     *("SoftmaxCrossEntropyWithLogits", "Rsqrt", "Sqrt", "SquaredDifference"),
 }
+# In these, statistics have a type of their own.
+FUSED_NORMS = ("FusedBatchNormV3", "FusedBatchNormGradV3")
+
+
+def x2p1d_step(implementation, *, batch_norm="local"):
+    """The paper's module: TokenLearner, Vector Transformer, TokenFuser with norms."""
+    model = x2p1d.build_x2p1d(
+        toy_model.K,
+        num_frames=4,
+        width=0.2,
+        stage_depths=(1, 1, 1, 1),
+        module="token_learner",
+        module_blocks=(0,),
+        num_tokens=3,
+        use_norm=True,
+        batch_norm=batch_norm,
+    )
+    for layer in model.submodules:
+        if isinstance(layer, vector_attention.VectorTransformer):
+            layer.implementation = implementation
+    _, optimizer, pixels, mix = test_trainer.video_step()
+    return model, optimizer, pixels, mix
 
 
 def vivit_step():
@@ -44,14 +68,25 @@ def operations(graph) -> list[tf.Operation]:
 
 
 @pytest.mark.parametrize(
-    "build, kind",
+    "build, kind, wanted",
     [
-        (test_trainer.image_step, "softmax"),
-        (test_trainer.image_step, "sigmoid"),
-        (vivit_step, "softmax"),
+        (test_trainer.image_step, "softmax", {"Softmax", "Rsqrt"}),
+        (test_trainer.image_step, "sigmoid", {"Softmax", "Log1p"}),
+        (vivit_step, "softmax", {"Softmax", "Rsqrt"}),
+        (functools.partial(x2p1d_step, "naive"), "softmax", {"Softmax", "Rsqrt"}),
+        (functools.partial(x2p1d_step, "chunked"), "sigmoid", {"Exp", "Log1p"}),
+        (functools.partial(x2p1d_step, "fast"), "sigmoid", {"Exp", "Log1p"}),
+        (
+            functools.partial(x2p1d_step, "auto", batch_norm="sync"),
+            "softmax",
+            {"Exp", "Rsqrt"},
+        ),
     ],
+    ids="softmax sigmoid vivit x2p1d chunked fast sync".split(),
 )
-def test_statistics_softmax_and_loss_are_float32_in_a_bfloat16_step(build, kind):
+def test_statistics_softmax_and_loss_are_float32_in_a_bfloat16_step(
+    build, kind, wanted
+):
     runtime.configure_runtime(None, precision="mixed_bfloat16")
     model, optimizer, pixels, mix = build()
     optimizer.build(model.trainable_variables)
@@ -72,8 +107,9 @@ def test_statistics_softmax_and_loss_are_float32_in_a_bfloat16_step(build, kind)
     kinds = {(op.type, op.outputs[0].dtype) for op in found if op.outputs}
     low = {name for name, dtype in kinds if dtype == tf.bfloat16}
     assert low >= {"MatMul", "AddV2"}  # it does compute in bfloat16
-    assert ("Softmax", tf.float32) in kinds
+    assert wanted <= {name for name, dtype in kinds if dtype == tf.float32}
     assert not low & IN_FLOAT32
+    assert {op.get_attr("U") for op in found if op.type in FUSED_NORMS} <= {tf.float32}
 
 
 def test_a_norm_of_bfloat16_is_as_exact_as_its_rounding():

@@ -11,7 +11,7 @@ import pytest
 
 from tests import test_end_to_end, tiny
 
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0  # where a machine has much else to do
 KILLS, STEPS = 3, 200  # more steps than there is time for between the kills
 MOST_LINES, MOST_SECONDS = 6, 0.1  # of progress, of 4 steps each, and then, to a kill
 EVERYTHING_DRAWN = (

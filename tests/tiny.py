@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -211,6 +212,21 @@ def losses(model_dir: Path) -> dict[int, float]:
     return found
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at, below those of outgoing calls.
+
+    One of the latter may be taken before its host listens.
+    """
+    found = []
+    for port in random.sample(range(20_000, 32_000), 12_000):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
+
+
 def start_hosts(
     arguments: list[str], num_hosts: int, folder: Path
 ) -> tuple[list[subprocess.Popen], list[Path]]:
@@ -219,13 +235,7 @@ def start_hosts(
     Returns:
       The processes and the paths of their output.
     """
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(num_hosts):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            ports.append(listener.getsockname()[1])
-    workers = [f"127.0.0.1:{port}" for port in ports]
+    workers = [f"127.0.0.1:{port}" for port in free_ports(num_hosts)]
     logs = [folder / f"{host}.log" for host in range(num_hosts)]
     hosts = []
     for index, log in enumerate(logs):

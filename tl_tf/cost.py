@@ -134,9 +134,16 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
         that is not static.
     """
     rows = []
+    strategy = getattr(model, "distribute_strategy", None)  # of a layer: the current
+    strategy = strategy or tf.distribute.get_strategy()
+
+    def infer(x):  # as a replica does: between them, reading a variable is arithmetic
+        with tf.distribute.ReplicaContext(strategy, 0):
+            return model(x, training=False)
+
     with vector_attention.implemented(model, "naive"):
         # Traced anew and kept nowhere: a later call must not find the naive graph.
-        function = tf.function(lambda x: model(x, training=False), autograph=False)
+        function = tf.function(infer, autograph=False)
         spec = tf.TensorSpec(input_shape, tf.float32)
         traced = function.get_concrete_function(spec)
     graph, result = traced.graph, traced.structured_outputs

@@ -11,10 +11,12 @@ import gin
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.eager import context  # no public way to limit its patience
 
 from tl_tf import startup
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+START_SECONDS = 600.0  # that hosts wait for each other; TensorFlow alone, an hour
 
 # What TensorFlow raises on a host when another one is gone.
 HOST_IS_GONE = (
@@ -42,7 +44,8 @@ def configure_runtime(
 
     Raises:
       ValueError: for an unknown precision, a TPU that does not answer, a TF_CONFIG that
-        names no workers, or replicas asked for where there are GPUs.
+        names no workers, hosts that do not start, or replicas asked for where there are
+        GPUs.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -69,9 +72,7 @@ def configure_runtime(
             )
         _split_cpu(num_cpu_replicas)
     if "TF_CONFIG" in os.environ:
-        workers = _workers_of(os.environ["TF_CONFIG"])
-        print(f"hosts  waiting for all of {', '.join(workers)}", flush=True)
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _hosts_strategy(_workers_of(os.environ["TF_CONFIG"]))
     if gpus:
         return tf.distribute.MirroredStrategy()
     if num_cpu_replicas > 1:
@@ -93,6 +94,31 @@ def _split_cpu(num_replicas: int) -> None:
                 f"configure_runtime.num_cpu_replicas={num_replicas}, but TensorFlow has"
                 f" already started with {count} CPU devices in this process."
             ) from None
+
+
+def _hosts_strategy(workers: list[str]) -> tf.distribute.Strategy:
+    print(f"hosts  waiting for all of {', '.join(workers)}", flush=True)
+    job = context.coordination_config_pb2.CoordinatedJob(
+        name="worker", num_tasks=len(workers)
+    )
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        coordinated_jobs=[job],
+        cluster_register_timeout_in_ms=round(1000 * START_SECONDS),
+    )
+    # Or only the first host's start is waited for so long, that of the others an hour.
+    context.context().coordination_service.cluster_register_with_barrier = True
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.DeadlineExceededError as error:
+        text = error.message.partition("timed out task names")[2].split("Additional")[0]
+        missing = [workers[int(index)] for index in re.findall(r"/task:(\d+)", text)]
+        raise ValueError(
+            f"TF_CONFIG: {', '.join(missing or workers[:1])} did not start within"
+            f" {START_SECONDS:g} s. Start the same command on every host; see why in"
+            " the output of those that ended, and whether the addresses are right."
+        ) from None
 
 
 def _workers_of(text: str) -> list[str]:
