@@ -324,13 +324,13 @@ def test_the_mode_draws_files_and_names_broken_ones(
     assert "listens to token " in printed and "1 files could not be drawn" in printed
 
 
-def test_files_of_which_none_can_be_drawn_are_an_error(
-    trained, tiny_data, tmp_path, capfd
-):
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    Image.fromarray(pixels_of(50, 40)).save(tmp_path / "picture.png")
+def test_files_of_which_none_can_be_drawn_are_an_error(served, tmp_path, capfd):
+    paths = [tmp_path / "broken.mp4", tmp_path / "picture.png"]
+    paths[0].write_bytes(b"no video")
+    Image.fromarray(pixels_of(50, 40)).save(paths[1])
+    looker = token_pictures.Looker(served, None, step=7)
     with pytest.raises(ValueError, match="none of 2 files can be drawn"):
-        run("visualize", tiny_data, trained, inputs=(str(tmp_path),))
+        token_pictures.draw_files(paths, looker, tmp_path)
     printed = capfd.readouterr().out
     assert "picture.png: left out: unreadable (no video, and the model" in printed
 
@@ -346,11 +346,26 @@ def test_an_unknown_token_learner_names_the_known_ones(served):
         token_pictures.Looker(served, "block_9", step=7)
 
 
-def test_a_model_without_token_maps_is_one_sentence():
-    class Blind(tf_keras.Model):
-        def call(self, x, training=False, seed=None):
-            return tf.reduce_mean(x, axis=[1, 2, 3]), {"pooled": x}
+class Other(tf_keras.Model):
+    """Somebody's own model, whose maps are the pixels, if it has maps."""
 
-    served = classifier_of(Blind(), sampler_of_videos())
+    def __init__(self, endpoint: str):
+        super().__init__()
+        self.endpoint = endpoint
+
+    def call(self, x, training=False, seed=None):
+        return tf.reduce_mean(x, axis=[1, 2, 3]), {self.endpoint: x}
+
+
+def test_of_other_models_the_maps_alone_are_drawn(video, tmp_path):
+    served = classifier_of(Other("token_maps"), sampler_of_videos())
+    look = token_pictures.Looker(served, None, step=7).look(video)
+    assert look.importance is None and look.attention == {}
+    assert look.maps.shape == (T, 24, 24, 3)
+    assert token_pictures.write_pictures(tmp_path / "x", look) == [".png", ".webp"]
+
+
+def test_a_model_without_token_maps_is_one_sentence():
+    served = classifier_of(Other("pooled"), sampler_of_videos())
     with pytest.raises(ValueError, match="this model has no token maps to draw"):
         token_pictures.Looker(served, None, step=7)

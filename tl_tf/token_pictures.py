@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gin
@@ -60,7 +60,15 @@ def visualize(
     session.check_config()
     folder = session.output_dir or session.model_dir / "token_pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    looker = Looker(classifier, token_learner, step=step)
+    draw_files(paths, Looker(classifier, token_learner, step=step), folder)
+
+
+def draw_files(paths: Sequence[Path], looker: "Looker", folder: Path) -> None:
+    """Draws files into a folder, a line each; what cannot be used is named.
+
+    Raises:
+      ValueError: when none can be drawn.
+    """
     drawn: set[str] = set()
     for path in paths:
         try:
@@ -93,7 +101,8 @@ class Look:
       sentence: about the file, for the terminal.
       frames: uint8 [T, H, W, 3], T = 1 of an image, finer than the model saw them.
       maps: float32 [T', h, w, S].
-      importance: float32 [S], what the first label's logit loses without a token.
+      importance: float32 [S], what the first label's logit loses without a token; None
+        of a model that is not ours.
       attention: as `attention_between_tokens`, of this view: [M, S, M, S].
       seconds: of each slice of the maps, T' of them; None for an image.
       seconds_per_frame: of a clip.
@@ -103,7 +112,7 @@ class Look:
     sentence: str
     frames: np.ndarray
     maps: np.ndarray
-    importance: np.ndarray
+    importance: np.ndarray | None
     attention: dict[str, np.ndarray]
     seconds: list[float] | None = None
     seconds_per_frame: float = 0.0
@@ -142,7 +151,9 @@ class Looker:
         top = int(scores.argmax())
         view = int(view_scores.numpy()[:, top].argmax())
         found = self._look_closely(pixels[view][None], class_index=tf.constant(top))
-        maps, importance, weights = tf.nest.map_structure(lambda x: x.numpy()[0], found)
+        maps, importance, weights = tf.nest.map_structure(
+            lambda x: None if x is None else x.numpy()[0], found
+        )
         frames, where, timing = fine[view].numpy(), "", {}
         if classifier.is_video:
             sampler, times = classifier.sampler, seconds[view]  # [T]
@@ -155,7 +166,7 @@ class Looker:
         labels = self._labels(scores)
         return Look(
             title=f"{path.name}    {labels}\n{where}{self._name}, step {self._step}",
-            sentence=f"{path}: {labels}; {_listens(importance)}",
+            sentence=f"{path}: {labels}{_listens(importance)}",
             frames=frames if classifier.is_video else frames[None],
             maps=maps,
             importance=importance,
@@ -172,7 +183,7 @@ class Looker:
             else sampler.size
         )
         _, maps = classifier.look(tf.zeros([1, *size, 3], tf.uint8))
-        known = [name.rpartition("/")[0] for name in maps]
+        known = [_name_of(endpoint) for endpoint in maps]
         if not known:
             raise ValueError(
                 "--mode=visualize: this model has no token maps to draw: it has no"
@@ -238,7 +249,7 @@ class Looker:
 
 def look_closely(
     model: tf_keras.Model, pixels: tf.Tensor, *, class_index: tf.Tensor, name: str
-) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+) -> tuple[tf.Tensor, tf.Tensor | None, dict[str, tf.Tensor]]:
     """Token maps, how much the tokens matter for a class, and their attention.
 
     A token's importance is what the class's logit loses when the token is zero in every
@@ -249,19 +260,25 @@ def look_closely(
     Source: occlusion, "Visualizing and Understanding Convolutional Networks", arXiv
       1311.2901, Section 4.2, of tokens instead of pixels.
     Args:
-      model: a ViT, ViViT or X(2+1)D, or one of differences.
+      model: a ViT, ViViT or X(2+1)D, or one of differences; of others the maps alone.
       pixels: uint8 [B, ..., 3].
       class_index: int32 [], whose logit is looked at.
-      name: of the TokenLearner, before "/token_maps".
+      name: of the TokenLearner, what its endpoint has before "/token_maps".
 
     Returns:
-      Maps float32 [B, T', h, w, S]; importance float32 [B, S]; the attention, see
-      `attention_between_tokens`.
+      Maps float32 [B, T', h, w, S]; importance float32 [B, S] or None; the attention,
+      see `attention_between_tokens`.
     """
     pixels = augment.normalize(pixels, model.compute_dtype)
     logits, endpoints = model(pixels, training=False)
-    maps = tf.cast(endpoints[f"{name}/{evaluator.TOKEN_MAPS}"], tf.float32)
-    layer, num_tokens = _layer_of(model, name), maps.shape[-1]
+    (maps,) = (
+        tf.cast(tensor, tf.float32)
+        for endpoint, tensor in endpoints.items()
+        if endpoint.endswith(evaluator.TOKEN_MAPS) and _name_of(endpoint) == name
+    )
+    layer = _layer_of(model, name)
+    if layer is None:
+        return maps, None, {}
 
     def without(token: tf.Tensor) -> tf.Tensor:
         kept = 1 - tf.one_hot(token, layer.num_tokens, dtype=model.compute_dtype)
@@ -270,7 +287,7 @@ def look_closely(
 
     lost = tf.map_fn(
         lambda token: tf.gather(logits, class_index, axis=1) - without(token),
-        tf.range(num_tokens),
+        tf.range(maps.shape[-1]),
         fn_output_signature=tf.float32,
     )  # [S, B]
     return (
@@ -296,12 +313,19 @@ def _scaled_tokens(layer: tf_keras.layers.Layer, factors: tf.Tensor) -> Iterator
         del layer.call  # the class's own is seen again
 
 
-def _layer_of(model: tf_keras.Model, name: str) -> tf_keras.layers.Layer:
-    """The TokenLearner of that name."""
+def _name_of(endpoint: str) -> str:
+    """Of "block_6/token_maps" the "block_6"; of a model with one alone, all of it."""
+    return endpoint.removesuffix(f"/{evaluator.TOKEN_MAPS}")
+
+
+def _layer_of(model: tf_keras.Model, name: str) -> tf_keras.layers.Layer | None:
+    """The TokenLearner of that name, in a model of ours."""
     model = _without_differences(model)
     if isinstance(model, encoder.Encoder):
         return model.reducers[name.removeprefix("block_")]
-    return _token_module(model, name).token_learner
+    if isinstance(model, x2p1d.X2Plus1D):
+        return _token_module(model, name).token_learner
+    return None
 
 
 def _token_module(model: x2p1d.X2Plus1D, name: str) -> bottleneck.TokenModule:
@@ -347,8 +371,9 @@ def write_pictures(stem: Path, look: Look) -> list[str]:
     from PIL import Image
 
     is_image = look.seconds is None
-    meaning = "numbers: what the first label's logit loses without the token"
-    caption = f"{look.title}\n{meaning}"
+    caption = look.title
+    if look.importance is not None:
+        caption += "\nnumbers: what the first label's logit loses without the token"
     tokens = {"maps": look.maps, "importance": look.importance}
     sheet = drawing.token_map_sheet(
         look.frames,
@@ -408,10 +433,14 @@ def _finer(sampler: views.Views | crops.Crops) -> views.Views | crops.Crops:
     return dataclasses.replace(sampler, **changes)
 
 
-def _listens(importance: np.ndarray) -> str:
+def _listens(importance: np.ndarray | None) -> str:
     """The tokens that matter most, of [S], for people."""
+    if importance is None:
+        return ""
     order = np.argsort(-np.abs(importance), kind="stable")[:3]
-    return "listens to token " + ", ".join(f"{s} ({importance[s]:+.2g})" for s in order)
+    return "; listens to token " + ", ".join(
+        f"{s} ({importance[s]:+.2g})" for s in order
+    )
 
 
 def _of_module(model, endpoints, name: str) -> dict[str, tf.Tensor]:
