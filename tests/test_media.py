@@ -62,6 +62,14 @@ def test_what_names_no_file_is_an_error(tmp_path, monkeypatch, inputs, message):
         media.find(inputs)
 
 
+def test_a_terminal_is_no_video(monkeypatch):
+    ends = os.openpty()
+    with os.fdopen(ends[0]), os.fdopen(ends[1]) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        with pytest.raises(ValueError, match="wanted a video from a pipe, .* a termin"):
+            media.find(["-"])
+
+
 def test_the_kind_is_told_by_suffix_or_content(tmp_path):
     path = jpeg(tmp_path / "picture")
     assert media.kind_of(path) == "image"

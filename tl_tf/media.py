@@ -45,13 +45,18 @@ def find(inputs: Sequence[str]) -> list[Path]:
       Paths, [STDIN] for the standard input.
 
     Raises:
-      ValueError: for what names no file, or "-" beside others.
+      ValueError: for what names no file, "-" beside others, or from a terminal.
     """
     if "-" in inputs:
         if len(set(inputs)) > 1:
             raise ValueError(
                 "--input=-: the standard input stands alone, got"
                 f" {', '.join(inputs)}. Leave out the others."
+            )
+        if sys.stdin.isatty():
+            raise ValueError(
+                "--input=-: wanted a video from a pipe, as ffmpeg -i VIDEO -f mpegts -"
+                " | python run.py …, got a terminal."
             )
         return [STDIN]
     found = [path for one in inputs for path in _find(one)]

@@ -55,6 +55,12 @@ def predict(
     for a long video `NAME.timeline.png`, and with --render `NAME.predicted.mp4`, or
     .png of an image.
 
+    A line of `predictions.jsonl` has `file`, `labels` and `scores`, the best first, of
+    a video `seconds`, whether it was `scored` "whole", as in evaluation, or from its
+    "segments", and of a long one `segments` with `start`, `end`, `labels` and `scores`;
+    or `error` with `reason` and `detail`.  Of a stream, each segment is a line as soon
+    as it is scored, and the last line is about all of it.
+
     Args:
       session: mode, folders and devices; the inputs; checkpoint or exported model.
       build_model: the one that was trained; unused with an exported model.
