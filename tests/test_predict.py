@@ -195,6 +195,16 @@ def test_broken_files_are_named_and_the_rest_goes_on(scorer, tmp_path, capfd):
     )
 
 
+def test_names_from_strangers_do_no_harm(scorer, tmp_path, capfd):
+    name = os.fsdecode(b"\x1b[31m\xff.mp4")
+    path = write_levels(tmp_path / "v.mp4", (96, 40)).rename(tmp_path / name)
+    (line,) = predict_files([path], scorer, tmp_path)
+    assert line["file"] == str(path)
+    assert (tmp_path / "?[31m?.timeline.png").is_file()
+    screen = capfd.readouterr().out
+    assert "?[31m?.mp4  4.0 s" in screen and "\x1b" not in screen
+
+
 def test_nothing_predicted_is_an_error(scorer, tmp_path):
     paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     paths[0].touch()

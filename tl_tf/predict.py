@@ -316,7 +316,8 @@ def predict_files(
     done, why = 0, ""
     temporary = folder / f".{FILE}.tmp-{os.getpid()}"
     try:
-        with open(temporary, "w", encoding="utf-8") as lines:
+        # What is no UTF-8 in the name of a file becomes JSON's own "\udcff".
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as lines:
             for path, name, out in zip(paths, names, outs, strict=True):
                 about = {"file": str(path)}
                 tell = functools.partial(progress.tell_segment, name=name)
@@ -336,7 +337,7 @@ def predict_files(
                 )
                 if found.segments:
                     picture = timeline.picture(
-                        found.segments, scorer.classes, title=path.name
+                        found.segments, scorer.classes, title=_printable(path.name)
                     )
                     _write_png(folder / f"{out}.timeline.png", picture)
                     report.say(f"  -> {folder / f'{out}.timeline.png'}")
@@ -345,7 +346,7 @@ def predict_files(
                 progress.tell_file()
         if not done:
             if len(paths) == 1:
-                raise ValueError(f"{path}: could not be predicted: {why}.")
+                raise ValueError(f"{name}: could not be predicted: {why}.")
             raise ValueError(
                 f"none of {len(paths)} files could be predicted; the last: {why}."
             )
@@ -577,10 +578,9 @@ def _output_names(paths: list[Path]) -> list[str]:
     """A name for each file's pictures: its own, with a number where it is taken."""
     seen: collections.Counter[str] = collections.Counter()
     names = []
-    for path in paths:
-        seen[path.stem] += 1
-        count = seen[path.stem]
-        names.append(path.stem if count == 1 else f"{path.stem}-{count}")
+    for stem in (_printable(path.stem) for path in paths):
+        seen[stem] += 1
+        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
     return names
 
 
@@ -598,5 +598,10 @@ def _printed_names(paths: list[Path]) -> list[str]:
     if len(paths) > 1:
         shared = os.path.commonpath([path.absolute().parent for path in paths])
         paths = [path.absolute().relative_to(shared) for path in paths]
-    names = map(str, paths)
+    names = [_printable(str(path)) for path in paths]
     return [n if len(n) <= PRINTED_NAME else "…" + n[1 - PRINTED_NAME :] for n in names]
+
+
+def _printable(text: str) -> str:
+    """A name of a file may hold anything: what would steer a terminal becomes "?"."""
+    return "".join(c if c.isprintable() else "?" for c in text)
