@@ -53,20 +53,25 @@ class TrainProgress:
         self._first_step: int | None = None
         self._start = 0.0
         self._last_line: float | None = None
-        self._loop_start = (0, 0.0)  # its step, and when
+        self._is_traced = False
+        self._loop = (0, 0, 0.0)  # its first step; from how many on it is timed, when
 
     def before_step(self, done: int, of: int) -> None:
         """Called before each step of a loop with how many of them it has done."""
         now = time.perf_counter()
         if done == 0:  # only now: within a loop, nothing is read from a device
-            self._loop_start = int(self._step.numpy()), now
+            self._loop = int(self._step.numpy()), 0, now
+        elif not self._is_traced:
+            self._is_traced = True
+            self._loop = self._loop[0], done, now
+        first, timed_from, start = self._loop
         if self._last_line is None:
             say("train  tracing and compiling the first step: some take minutes")
             self._last_line = now
-        elif done and now - self._last_line > self.EVERY_SECONDS:
-            first, start = self._loop_start
+        elif done > timed_from and now - self._last_line > self.EVERY_SECONDS:
             say(
-                f"train  at step {first + done}, {(now - start) / done:.2g} s each;"
+                f"train  at step {first + done},"
+                f" {(now - start) / (done - timed_from):.2g} s each;"
                 f" the loss comes with step {first + of}"
             )
             self._last_line = now
