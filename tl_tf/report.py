@@ -61,6 +61,8 @@ class TrainProgress:
         now = time.perf_counter()
         if done == 0:  # only now: within a loop, nothing is read from a device
             self._loop = int(self._step.numpy()), 0, now
+            if self._last_line is not None:  # there may have been an evaluation
+                self._last_line = now
         elif not self._is_traced:
             self._is_traced = True
             self._loop = self._loop[0], done, now
