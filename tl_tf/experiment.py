@@ -1,4 +1,4 @@
-"""The composition root: the only place where data, model and loops meet."""
+"""The composition root: which function each mode is; a few of them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
