@@ -73,7 +73,8 @@ _INPUT = flags.DEFINE_multi_string(
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
     None,
-    "For predict, visualize and export. [default: a folder in --model_dir]",
+    "For predict, visualize and export. [default: a folder in --model_dir, or beside"
+    " --saved_model]",
 )
 _RENDER = flags.DEFINE_bool(
     "render", False, "For predict: draws labels and token maps into videos."
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> None:
             _MODE.value,
             model_dir=Path(
                 _MODEL_DIR.value
-                or _SAVED_MODEL.value
+                or (_SAVED_MODEL.value and Path(_SAVED_MODEL.value).parent)
                 or Path("runs") / Path(_GIN_FILE.value[0]).stem
             ),
             data_dir=Path(_DATA_DIR.value),
@@ -129,7 +130,9 @@ def main(argv: list[str]) -> None:
             " free space, and the same command goes on from the newest."
         )
     except KeyboardInterrupt:
-        print("\nrun.py: interrupted. The same command goes on where it was.")
+        goes_on = _MODE.value in ("train", "train_and_eval")
+        then = " The same command goes on where it was." if goes_on else ""
+        print(f"\nrun.py: interrupted.{then}")
         sys.exit(130)  # as after Ctrl-C in training: 128 + SIGINT
 
 
