@@ -4,7 +4,6 @@ A SavedModel from pixels or files to probabilities with names, a TFLite file of 
 for small models, and a model card that says where both come from.
 """
 
-import dataclasses
 import os
 import shutil
 import tempfile
@@ -176,28 +175,40 @@ def write_tflite(
     Raises:
       ValueError: it is wanted, and cannot be.
     """
-    count = sum(v.shape.num_elements() for v in classifier.model.variables)
-    if is_wanted is False:
-        return {"file": None, "because": "export.tflite is False"}
-    if is_wanted is None and count > TFLITE_PARAMETERS:
-        because = (
-            f"the model has {count / 1e6:,.0f}M parameters, and it is for models of up"
-            f" to {TFLITE_PARAMETERS / 1e6:.0f}M unless export.tflite is True"
+    because = _no_tflite(classifier.model, is_wanted)
+    if not because:
+        with tempfile.TemporaryDirectory() as folder:
+            save_view(classifier, Path(folder))
+            try:
+                difference = tflite.convert(Path(folder), path)
+                view = [1, *view_shape(classifier)[1:]]
+                return {"file": path.name, "view": view, "difference": difference}
+            except tflite.ConversionError as error:
+                because = str(error)
+    if is_wanted:
+        raise ValueError(
+            f"export.tflite is True, but there can be no TFLite file: {because}. Leave"
+            " it at None to export without one."
         )
-        return {"file": None, "because": because}
-    with tempfile.TemporaryDirectory() as folder:
-        save_view(classifier, Path(folder))
-        try:
-            converted = tflite.convert(Path(folder), path)
-        except tflite.ConversionError as error:
-            if is_wanted:
-                raise ValueError(
-                    f"export.tflite is True, but {error}. Leave it at None to export"
-                    " without the file."
-                ) from None
-            return {"file": None, "because": str(error)}
-    view = [1, *view_shape(classifier)[1:]]
-    return {"file": path.name, "view": view, **dataclasses.asdict(converted)}
+    return {"file": None, "because": because}
+
+
+def _no_tflite(model: tf_keras.Model, is_wanted: bool | None) -> str:
+    """Why no TFLite file is tried; "" if one is."""
+    count = sum(v.shape.num_elements() for v in model.variables)
+    if is_wanted is False:
+        return "export.tflite is False"
+    if is_wanted is None and count > TFLITE_PARAMETERS:
+        return (
+            f"the model has {count / 1e6:,.0f}M parameters, and it is for models of up"
+            f" to {TFLITE_PARAMETERS / 1e6:,.0f}M unless export.tflite is True"
+        )
+    if model.compute_dtype != "float32":
+        return (
+            f"TFLite does not compute in {model.compute_dtype}; it can be had with"
+            " configure_runtime.precision = 'float32'"
+        )
+    return ""
 
 
 def _origin(session: sessions.Session) -> str:
@@ -220,11 +231,7 @@ def summary(card: dict[str, Any], folder: Path) -> str:
         about_small = f"none: {small['because']}"
     else:
         shape = ", ".join(str(length) for length in small["view"])
-        about_small = f"{model_card.size(sizes.pop(TFLITE))}: one view [{shape}]" + (
-            f", needs TensorFlow's {', '.join(small['select_ops'])}"
-            if small["select_ops"]
-            else ", TFLite's own operations"
-        )
+        about_small = f"{model_card.size(sizes.pop(TFLITE))}: one view, [{shape}]"
     signatures = card["signatures"]
     ((name, spec),) = signatures["serving_default"]["inputs"].items()
     spec += f", {fps:g} frames a second" if fps else ""

@@ -41,7 +41,7 @@ def build(
       step: of the training.
       weights: where they were read.
       view: shape of what the model sees at once, as [T, H, W, 3].
-      tflite: of the TFLite file {"file", "view", "select_ops", "difference"}, or why
+      tflite: of the TFLite file {"file", "view", "difference"}, or why
         there is none, {"file": None, "because"}.
 
     Returns:
@@ -220,14 +220,10 @@ def _tflite_line(card: dict[str, Any]) -> str:
     small, views = card["tflite"], card["views"]
     if small["file"] is None:
         return f"There is no TFLite file: {small['because']}."
-    needs = "no operations but TFLite's own"
-    if small["select_ops"]:
-        ops = ", ".join(small["select_ops"])
-        needs = f"an interpreter with TensorFlow's operations (Flex), for {ops}"
     text = (
         f"`{small['file']}` takes one view, cut as said above, `pixels` uint8"
-        f" {small['view']}, to `probabilities`; it needs {needs}. On a random view the"
-        f" largest difference from the model is {small['difference']:.1g}."
+        f" {small['view']}, to `probabilities`, by TFLite's own operations alone. On a"
+        f" random view it differs from the model by {small['difference']:.1g} at most."
     )
     if views["num_clips"] * views["num_crops"] > 1:
         text += (

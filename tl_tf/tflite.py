@@ -4,8 +4,8 @@ The converter and the interpreter are large C++ programs, which have crashed on 
 before: here a crash is a sentence.
 """
 
-import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,27 +21,19 @@ class ConversionError(ValueError):
     """There is no file; the text says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Converted:
-    """What a file needs, and how well it does.
-
-    Attributes:
-      select_ops: TensorFlow's own operations that it needs besides TFLite's: an
-        interpreter must have been linked with them (the Flex delegate).
-      difference: of its probabilities from the model's, the largest of one random view.
-    """
-
-    select_ops: tuple[str, ...]
-    difference: float
-
-
-def convert(saved_model: Path, path: Path) -> Converted:
+def convert(saved_model: Path, path: Path) -> float:
     """Writes a SavedModel as a TFLite file, and compares the two.
+
+    Of TFLite's own operations alone: TensorFlow's among them ("Flex") would want an
+    interpreter that is linked with them, which that of TensorFlow 2.20 is not.
 
     Args:
       saved_model: with a `serving_default` of one input, uint8 of a static shape, and
         one output.
       path: of the file.
+
+    Returns:
+      The largest difference of the two, on one random input.
 
     Raises:
       ConversionError: it cannot be converted, the child process dies or takes more than
@@ -67,13 +59,13 @@ def convert(saved_model: Path, path: Path) -> Converted:
     (answer,) = answers
     if "error" in answer:
         raise ConversionError(answer["error"])
-    found = Converted(tuple(answer["select_ops"]), answer["difference"])
-    if not found.difference <= LARGEST_DIFFERENCE:  # or it is no number
+    difference = answer["difference"]
+    if not difference <= LARGEST_DIFFERENCE:  # or it is no number
         path.unlink()
         raise ConversionError(
-            f"its probabilities differ from the model's by {found.difference:.2g}"
+            f"its probabilities differ from the model's by {difference:.2g}"
         )
-    return found
+    return difference
 
 
 def _end_of(child: subprocess.CompletedProcess) -> str:
@@ -87,32 +79,21 @@ def _convert(saved_model: str, path: str) -> dict[str, Any]:
     """What the child does."""
     import tensorflow as tf
 
-    builtin, select = tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS
-    reason = ""
-    for ops in ([builtin], [builtin, select]):
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
-        converter.target_spec.supported_ops = ops
-        try:
-            content = converter.convert()
-            break
-        except Exception as error:  # of several kinds, none of them public
-            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-    else:
-        return {"error": f"the converter failed ({reason})"}
+    try:
+        content = tf.lite.TFLiteConverter.from_saved_model(saved_model).convert()
+    except Exception as error:  # of several kinds, none of them public
+        return {"error": _reason(error)}
+    difference = _difference(saved_model, content)
     Path(path).write_bytes(content)
-    return {
-        "select_ops": _select_ops(content),
-        "difference": _difference(saved_model, content),
-    }
+    return {"difference": difference}
 
 
-def _select_ops(content: bytes) -> list[str]:
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(content)
-    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-    names = {code.CustomCode().decode() for code in codes if code.CustomCode()}
-    return sorted(name.removeprefix("Flex") for name in names)
+def _reason(error: Exception) -> str:
+    missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+    if missing:
+        return f"TFLite has no operation for TensorFlow's {', '.join(missing)}"
+    text = " ".join(str(error).split())
+    return f"the converter failed ({type(error).__name__}: {text:.300})"
 
 
 def _difference(saved_model: str, content: bytes) -> float:
