@@ -8,6 +8,7 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
@@ -15,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 import tl_tf
 from tests import shards
-from tl_tf import build_vit, save_npz
+from tl_tf import build_vit, config, experiment, save_npz  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,6 +60,13 @@ def test_a_name_is_that_of_its_module(name):
     assert getattr(tl_tf, name) is getattr(home, name)
     assert name in dir(tl_tf)
     assert getattr(tl_tf, name).__doc__
+
+
+def test_recipes_load_from_any_folder_in_silence(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    config.load(["gin/quickstart.gin"], [])
+    assert gin.query_parameter("%BATCH_SIZE") == 16
+    assert not caplog.records
 
 
 def test_another_name_is_an_attribute_error():

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import logging
 import os
 import re
 import tokenize
@@ -68,12 +69,16 @@ def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> None:
       ConfigError: with gin's own words.
     """
     gin.add_config_file_search_path(str(ROOT))
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # gin logs each place where it looks in vain
     try:
         gin.parse_config_files_and_bindings(
             [str(_find(path)) for path in gin_files], list(gin_bindings)
         )
     except (ValueError, TypeError, SyntaxError, ImportError, RuntimeError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    finally:
+        logging.disable(before)
     _loaded.update(gin_files=tuple(gin_files), gin_bindings=tuple(gin_bindings))
 
 
