@@ -29,6 +29,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from tl_tf import runtime
 from tl_tf.layers import recompute, vector_attention
 
 # The profiler's list: one per element written, respectively read.
@@ -136,9 +137,10 @@ def count(model: tf_keras.Model, input_shape: Sequence[int]) -> Cost:
     rows = []
     strategy = getattr(model, "distribute_strategy", None)  # of a layer: the current
     strategy = strategy or tf.distribute.get_strategy()
+    first = runtime.host_index(strategy) * runtime.host_replicas(strategy)  # of ours
 
     def infer(x):  # as a replica does: between them, reading a variable is arithmetic
-        with tf.distribute.ReplicaContext(strategy, 0):
+        with tf.distribute.ReplicaContext(strategy, first):
             return model(x, training=False)
 
     with vector_attention.implemented(model, "naive"):
