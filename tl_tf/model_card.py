@@ -361,16 +361,14 @@ def token_counts(endpoints: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]
     Returns:
       Of each {"at", "before", "after"}.
     """
-    places = [name.removesuffix("/token_maps") for name in endpoints]
-    return [
-        {
-            "at": at,
-            "before": math.prod(endpoints[f"{at}/token_maps"][:-1]),
-            "after": math.prod(endpoints[f"{at}/learned_tokens"][:-1]),
-        }
-        for at in places
-        if {f"{at}/token_maps", f"{at}/learned_tokens"} <= endpoints.keys()
-    ]
+    counts = []
+    for name, shape in endpoints.items():
+        at, _, what = name.rpartition("/")
+        learned = endpoints.get(f"{at}/learned_tokens")
+        if what == "token_maps" and learned:
+            before, after = (math.prod(size[:-1]) for size in (shape, learned))
+            counts.append({"at": at, "before": before, "after": after})
+    return counts
 
 
 def _intended_use(classifier: serving.Classifier) -> str:
