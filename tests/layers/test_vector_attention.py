@@ -152,7 +152,7 @@ def test_fast_grows_linearly():
 
 @pytest.mark.slow
 def test_fast_compiles_as_soon_inside_a_compiled_step():
-    """Once it took twenty times as long there; see `_switch`."""
+    """Once it took twenty times as long there; see `_barrier`."""
     tensors = inputs(b=1, n=512, c=216)
 
     def seconds(jit_compile):
@@ -172,7 +172,7 @@ def test_auto_is_fast_for_many_tokens():
         attend = tf.function(lambda q: vector_attention.vector_attention(q, q, v=q))
         operations = attend.get_concrete_function(spec).graph.get_operations()
         called = [op.get_attr("f").name for op in operations if "Call" in op.type]
-        return any("attend_fast" in name for name in called)
+        return any("prepare_fast" in name for name in called)
 
     assert calls_of(n) and not calls_of(n - 1)
 

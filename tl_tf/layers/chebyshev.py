@@ -52,16 +52,14 @@ def evaluate(x: tf.Tensor, coefficients: tf.Tensor) -> list[tf.Tensor]:
     order, num_series = coefficients.shape[1:3]
     num_factors, num_steps = _factors(order, arrays_per_step=1)
     change = tf.constant(_from_products(order, num_steps), x.dtype)
-    coefficients = tf.einsum("nas,bnuc->basuc", change, coefficients)
-    small = _polynomials(x, num_factors + 1)  # T_0 ... T_m
+    coefficients = tf.einsum("nas,bnuc->bsauc", change, coefficients)
+    small = _polynomials(x[:, :, None], num_factors + 1)  # T_0 ... T_m, [B, N, 1, C]
     large = _polynomials(small.pop(), num_steps)  # T_0, T_m, T_2m, ...
     outer = []
-    for step, t_large in enumerate(large):
-        inner = (
-            t[:, :, None] * coefficients[:, None, factor, step]
-            for factor, t in enumerate(small)
-        )  # [B, N, U, C]
-        outer.append(t_large[:, :, None] * functools.reduce(tf.add, inner))
+    for t_large, of_step in zip(large, tf.unstack(coefficients, axis=1), strict=True):
+        of_factors = tf.split(of_step, num_factors, axis=1)  # of [B, 1, U, C]
+        inner = map(tf.multiply, small, of_factors)  # of [B, N, U, C]
+        outer.append(t_large * functools.reduce(tf.add, inner))
     return tf.unstack(functools.reduce(tf.add, outer), num=num_series, axis=2)
 
 

@@ -5,7 +5,7 @@ The derivation, the orders and what was measured are in docs/VECTOR_ATTENTION.md
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -87,9 +87,9 @@ class ExponentialKernel:
         if self._is_split:  # exp(-z kappa) at a node is exp(z kappa) at the opposite
             at_keys = tf.concat([at_keys, at_keys[:, ::-1]], axis=2)
 
-        at_queries = _sum(
-            self._at_nodes[:, :, node, None] * at_keys[:, None, node]
-            for node in range(self._order)
+        at_queries = _sum_of_products(
+            tf.split(self._at_nodes, self._order, axis=2),  # of [B, nodes in s, 1, C]
+            tf.split(at_keys, self._order, axis=1),  # of [B, 1, 2 U, C]
         )  # [B, nodes in s, 2 U, C]
         coefficients = tf.einsum("mp,bmuc->bpuc", self._to_coefficients, at_queries)
         sums = chebyshev.evaluate(self._s, coefficients)
@@ -121,9 +121,10 @@ class ExponentialKernel:
         both = tf.concat(parts, axis=2)
         at_queries = tf.einsum("mp,bpuc->bmuc", self._to_coefficients, both)
 
-        at_keys = _sum(
-            self._at_nodes[:, node, :, None] * at_queries[:, node, None]
-            for node in range(self._order)
+        at_nodes = tf.unstack(self._at_nodes, axis=1)  # of [B, nodes in kappa, C]
+        at_keys = _sum_of_products(
+            [tf.expand_dims(part, 2) for part in at_nodes],
+            tf.split(at_queries, self._order, axis=1),  # of [B, 1, U + 1, C]
         )  # [B, nodes in kappa, U + 1, C], twice that when split
         if self._is_split:
             at_keys = at_keys[:, :, : count + 1] + at_keys[:, ::-1, count + 1 :]
@@ -131,9 +132,9 @@ class ExponentialKernel:
         return chebyshev.evaluate(self._kappa, coefficients)
 
 
-def _sum(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
+def _sum_of_products(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor]) -> tf.Tensor:
     """One addition after the other: a reduction is slower under XLA on a CPU."""
-    return functools.reduce(tf.add, tensors)
+    return functools.reduce(tf.add, map(tf.multiply, a, b))
 
 
 def choose_order(q: tf.Tensor, k: tf.Tensor, orders: Sequence[Order]) -> tf.Tensor:

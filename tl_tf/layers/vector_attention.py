@@ -92,35 +92,54 @@ def _fast(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *, dtype: tf.DType) -> tf.Te
     )(q, k, v)
 
 
-# Compiled even where the step around them is not: their loops over registers are XLA's.
-@tf.function(jit_compile=True, autograph=False)
 def _attend_fast(q, k, v, *, dtype):
-    k, v, v_mean = _centre(k, v)
-    choice = exponential_kernel.choose_order(q, k, exponential_kernel.ORDERS[dtype])
+    q, k, v, v_mean, choice = _prepare_fast(q, k, v, dtype=dtype)
     y, slope, sums = _switch(
         choice, _attend_by_order, _attend_in_chunks, (q, k, v), dtype
     )
     return y + v_mean, (slope, k, v, y, sums, choice)
 
 
-@tf.function(jit_compile=True, autograph=False)
 def _gradients_fast(q, slope, k, v, y, sums, choice, dy, *, dtype):
-    tensors = (q, k, v, y, sums, dy)
-    return dy * slope, *_switch(
+    dq, *tensors = _hold(q, slope, k, v, y, sums, dy)
+    return dq, *_switch(
         choice, _gradients_by_order, _gradients_in_chunks, tensors, dtype
     )
 
 
-def _switch(choice, by_order, in_chunks, tensors, dtype):
+# XLA's even where the step around them is not: their loops are over registers.
+@tf.function(jit_compile=True, autograph=False)
+def _prepare_fast(q, k, v, *, dtype):
+    k, v, v_mean = _centre(k, v)
+    choice = exponential_kernel.choose_order(q, k, exponential_kernel.ORDERS[dtype])
+    return *_barrier(q, k, v), v_mean, choice
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _hold(q, slope, k, v, y, sums, dy):
+    return dy * slope, *_barrier(q, k, v, y, sums, dy)
+
+
+def _barrier(*tensors):
     # While tracing, tf2xla looks for constants among what a conditional takes, by
     # interpreting on the host all that it was made of: minutes, unless a barrier ends
     # the search.
-    tensors = gen_xla_ops.xla_optimization_barrier(list(tensors))
-    branches = [
-        functools.partial(by_order, *tensors, order=order, dtype=dtype)
-        for order in exponential_kernel.ORDERS[dtype]
-    ]
-    return tf.switch_case(choice, [*branches, functools.partial(in_chunks, *tensors)])
+    return gen_xla_ops.xla_optimization_barrier(list(tensors))
+
+
+def _switch(choice, by_order, in_chunks, tensors, dtype):
+    """Each branch is a program of its own, compiled when it is first taken."""
+    orders = exponential_kernel.ORDERS[dtype]
+    branches = [_compiled(by_order, order=order, dtype=dtype) for order in orders]
+    branches.append(_compiled(in_chunks))
+    return tf.switch_case(choice, [functools.partial(b, *tensors) for b in branches])
+
+
+@functools.cache
+def _compiled(function: Callable, **arguments) -> Callable:
+    return tf.function(
+        functools.partial(function, **arguments), jit_compile=True, autograph=False
+    )
 
 
 def _with_gradient(attend: Callable, gradients: Callable) -> Callable:
