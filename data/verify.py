@@ -228,10 +228,11 @@ def _faults_of_set(info, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _lines(found: dict[str, Any]) -> list[str]:
     lines = []
     for name, split in found["splits"].items():
+        count = len(split["faults"])
         lines.append(
             f"{name}: {split['records']} videos with {split['frames']} frames read in"
             f" {split['shards']} shards; {split['bad_records']} bad,"
-            f" {len(split['faults'])} faults"
+            f" {count} fault{'s' * (count != 1)}"
         )
         lines += [f"  {fault['fault']}" for fault in split["faults"]]
     lines += [f"  {fault['fault']}" for fault in found["faults"]]

@@ -18,7 +18,7 @@ from tl_tf import durable, runtime
 
 LIMIT_SECONDS = 600.0  # where a machine has much else to do
 # Of the others, after one is killed: docs/SCALE.md states it.
-END_SECONDS = 60.0
+END_SECONDS = 120.0
 NUM_STEPS = 6
 # The batch is the whole split, and its statistics are taken over all of it: then the
 # hosts, which have a part of the shards each, see in a step what one process sees.
