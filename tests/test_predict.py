@@ -349,16 +349,21 @@ def test_a_stream_is_predicted_to_its_end(scorer, tmp_path, stdin, capfd):
 def test_ctrl_c_ends_a_stream(scorer, tmp_path, stdin, capfd):
     path = write_levels(tmp_path / "v.ts", (96, 40))
     lines = tmp_path / predict.FILE
+    has_ended = threading.Event()
 
     def interrupt():
         stdin.write(path.read_bytes())  # and no end
         while not lines.is_file() or not lines.read_text():
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
+        # Python loses one that arrives within a callback, of a garbage collection, say.
+        while not has_ended.wait(2.0):
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     *segments, last = predict_stream(scorer, tmp_path)
+    has_ended.set()
     thread.join()
     assert segments and last["seconds"] == segments[-1]["end"]
     assert f"{len(segments)} segments, mean: 0.98" in capfd.readouterr().out
