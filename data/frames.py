@@ -204,11 +204,15 @@ class _Pipe:
 
     def __init__(self, file: BinaryIO):
         self._read = getattr(file, "read1", file.read)  # what is there, without waiting
+        self._has_ended = False
 
     def read(self, size: int) -> bytes:
+        if self._has_ended:  # FFmpeg may ask once more, and would wait for ever
+            return b""
         try:
             return self._read(size)
         except KeyboardInterrupt:  # would be lost between C and Python
+            self._has_ended = True
             return b""
 
 

@@ -1,3 +1,4 @@
+import io
 import os
 import shutil
 import struct
@@ -544,3 +545,14 @@ def test_a_long_stream_takes_no_more_memory_than_a_short_one(tmp_path):
         )
     assert num_bytes > 20e6  # of JPEG: what holding them all would take
     assert late - early < 6
+
+
+def test_an_interrupted_stream_stays_ended(tmp_path):
+    class Interrupted(io.BytesIO):
+        def read1(self, size=-1):
+            raise KeyboardInterrupt
+
+    pipe = frames._Pipe(Interrupted())
+    assert pipe.read(5) == b""
+    pipe._read = lambda size: b"more"
+    assert pipe.read(5) == b""
