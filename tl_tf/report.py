@@ -459,16 +459,17 @@ def show_token_maps(
       tag: as `eval/token_maps`.
       pixels: uint8 [B, T, H, W, 3] or [B, H, W, 3].
       labels: [B, K].
-      maps: [B, T', h, w, S] of the first TokenLearner.
+      maps: [b, T', h, w, S] of the first TokenLearner, for the first b <= B.
       classes: names, in the order of the labels.
       step: of the training.
     """
+    shown = maps[:SHOWN_EXAMPLES]
     sheets = [
         visualize.token_map_sheet(f, m, title=_label_text(k, classes))
         for f, k, m in zip(
-            _with_time(pixels[:SHOWN_EXAMPLES]),
-            labels[:SHOWN_EXAMPLES],
-            maps[:SHOWN_EXAMPLES],
+            _with_time(pixels[: len(shown)]),
+            labels[: len(shown)],
+            shown,
             strict=True,
         )
     ]
