@@ -29,7 +29,7 @@ def run(*arguments: str) -> tuple[subprocess.CompletedProcess, float]:
 MISTAKES = {
     "help": (["--help"], "--gin_file: A recipe"),
     "wrong flag": (["--gin_fil=x"], "Did you mean: gin_file ?"),
-    "no recipe": ([], "--gin_file must have a value other than None"),
+    "no recipe": ([], "wanted --gin_file=RECIPE"),
     "wrong mode": (["--gin_file=gin/quickstart.gin", "--mode=trian"], "--mode=trian"),
     "stray word": (["--gin_file=gin/quickstart.gin", "eval"], "argument 'eval'"),
     "missing file": (

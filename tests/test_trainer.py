@@ -392,8 +392,15 @@ def image_step():
     return model, optimizer, tf.zeros([2, 16, 24, 3], tf.uint8), mix
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("build", [video_step, image_step])
+@pytest.mark.parametrize(
+    "build, precision",
+    [
+        (video_step, "float32"),
+        (image_step, "mixed_bfloat16"),
+        pytest.param(video_step, "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param(image_step, "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_the_whole_train_step_compiles_with_static_shapes(build, precision):
     runtime.configure_runtime(None, precision=precision)
     model, optimizer, pixels, mix = build()
