@@ -33,8 +33,8 @@ def quiet_tensorflow() -> None:
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # what Model Garden builds on
     if "TF_CONFIG" in os.environ:
-        # With four hosts oneDNN's gradient of a convolution's filter ends the process by
-        # a segmentation fault in the first step (TensorFlow 2.20, CPU).
+        # With four hosts oneDNN's gradient of a convolution's filter ended processes by
+        # a segmentation fault in their first step (TensorFlow 2.20, CPU).
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
