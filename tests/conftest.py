@@ -1,6 +1,7 @@
 """Environment and fixtures that every test shares."""
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,12 @@ def _forget_gin():
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory) -> Path:
+def tiny_data(tmp_path_factory) -> Iterator[Path]:
     """A data folder with made-up videos and images; for reading only."""
     data_dir = tmp_path_factory.mktemp("tiny_data")
     tiny.build_data(data_dir)
     tiny.build_videos(data_dir)
     tiny.build_images(data_dir)
-    return data_dir
+    built = sorted(data_dir.rglob("*"))
+    yield data_dir
+    assert sorted(data_dir.rglob("*")) == built
