@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from data import frames, isolated, manifest
-from tl_tf import records
+from tl_tf import files, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,50 +103,48 @@ def build_shard(
     if report is not None:
         return report
     shard.report_path.unlink(missing_ok=True)
-    temporary = _temporary(shard.path)
     built, skipped, notes = [], [], Counter()
-    with _record_writer(temporary) as writer:
-        for clip, call in _decoding(shard, workers, num_ahead):
-            try:
-                video = _result(call)
-            except frames.VideoError as error:
-                skipped.append(
-                    {
-                        "id": clip.video_id,
-                        "row": clip.row,
-                        "labels": list(clip.label_ids),
-                        "reason": error.reason,
-                        "detail": error.detail,
-                    }
-                )
-            else:
-                writer.write(_encode(clip, video, shard))
-                built.append(_entry(clip, video))
-                notes["end_past_video"] += _ends_past(clip, built[-1]["seconds"])
-            notes.update(clip.notes)
-            on_video()
+    with files.whole(shard.path) as temporary:
+        with _record_writer(temporary) as writer:
+            for clip, call in _decoding(shard, workers, num_ahead):
+                try:
+                    video = _result(call)
+                except frames.VideoError as error:
+                    skipped.append(
+                        {
+                            "id": clip.video_id,
+                            "row": clip.row,
+                            "labels": list(clip.label_ids),
+                            "reason": error.reason,
+                            "detail": error.detail,
+                        }
+                    )
+                else:
+                    writer.write(_encode(clip, video, shard))
+                    built.append(_entry(clip, video))
+                    notes["end_past_video"] += _ends_past(clip, built[-1]["seconds"])
+                notes.update(clip.notes)
+                on_video()
+        num_bytes, digest = temporary.stat().st_size, sha256(temporary)
     report = {
         "shard": shard.path.name,
         "options": dict(shard.options),
         "annotations_checksum": shard.annotations_checksum(),
         "videos_checksum": shard.videos_checksum(),
         "records": len(built),
-        "bytes": temporary.stat().st_size,
-        "sha256": sha256(temporary),
+        "bytes": num_bytes,
+        "sha256": digest,
         "built": built,
         "skipped": skipped,
         "notes": {name: count for name, count in notes.items() if count},
     }
-    _publish(temporary, shard.path)
     write_json(shard.report_path, report)
     return report
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that is there whole or not at all."""
-    temporary = _temporary(path)
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    _publish(temporary, path)
+    files.write(path, json.dumps(content, indent=1) + "\n")
 
 
 def sha256(path: Path) -> str:
@@ -238,14 +235,3 @@ def _ends_past(clip: manifest.Clip, seconds: float) -> bool:
 
 def _checksum(content: Any) -> str:
     return f"{zlib.crc32(json.dumps(content).encode()):08x}"
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    # A rename may reach the disk before the content does, and a power cut come between.
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)

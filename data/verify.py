@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data import isolated
+from tl_tf import files
 
 TIMEOUT_SECONDS = 300.0  # of one record: a minute of video decodes in seconds
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = verify(options.folder, num_workers=options.num_workers)
         print("\n".join(_lines(found)))
         if options.json:
-            _write(options.json, found)
+            files.write(options.json, json.dumps(found, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"data.verify: {error}", file=sys.stderr)
         return 2
@@ -238,12 +239,6 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += [f"  {fault['fault']}" for fault in found["faults"]]
     verdict = "whole" if found["is_whole"] else "NOT whole"
     return [*lines, f"{found['folder']}: {verdict}"]
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 if __name__ == "__main__":

@@ -90,19 +90,6 @@ def test_unused_bindings_are_found_by_scope_and_name():
     ]
 
 
-def test_the_configuration_is_written_beside_the_run(tmp_path):
-    @gin.configurable("config_test_written", module="tests")
-    def function(a=1, b=2):
-        return a, b
-
-    gin.parse_config("config_test_written.a = 4")
-    function()
-    config.write(tmp_path / "run")
-    assert "config_test_written.a = 4" in (tmp_path / "run/config.gin").read_text()
-    operative = (tmp_path / "run/operative_config.gin").read_text()
-    assert "config_test_written.b = 2" in operative
-
-
 @pytest.mark.parametrize(
     "text, wanted",
     [

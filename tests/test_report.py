@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -242,3 +243,16 @@ def test_the_first_step_and_long_loops_give_signs_of_life(capfd, monkeypatch):
     progress.before_step(0, 50)
     progress.before_step(1, 50)
     assert capfd.readouterr().out == ""
+
+
+def test_the_configuration_is_written_beside_the_run(tmp_path):
+    @gin.configurable("config_test_written", module="tests")
+    def function(a=1, b=2):
+        return a, b
+
+    gin.parse_config("config_test_written.a = 4")
+    function()
+    report.write_config(tmp_path / "run")
+    assert "config_test_written.a = 4" in (tmp_path / "run/config.gin").read_text()
+    operative = (tmp_path / "run/operative_config.gin").read_text()
+    assert "config_test_written.b = 2" in operative

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_tf import durable
+from tl_tf import durable, files
 
 FOLDER = "best"  # within a run's
 LOWER_IS_BETTER = ("loss",)  # of all that evaluations measure
@@ -160,8 +160,4 @@ class Best:
             "values": {str(step): value for step, value in self._values.items()},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        durable.sync(temporary)
-        temporary.rename(self._path)
-        durable.sync(self.folder)
+        files.write(self._path, json.dumps(record, indent=1) + "\n")

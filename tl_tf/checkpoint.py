@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import best, durable, flax_names, npz, runtime, transfer
+from tl_tf import best, durable, files, flax_names, npz, runtime, transfer
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _CLASSES = f"classes{_VALUE}"
@@ -159,8 +159,8 @@ class _CheckedManager(tf.train.CheckpointManager):
         try:
             path = super().save(checkpoint_number, check_interval, options)
             if path is not None:
-                durable.sync(Path(self.directory, "checkpoint"))
-                durable.sync(Path(self.directory))
+                files.sync(Path(self.directory, "checkpoint"))
+                files.sync(Path(self.directory))
         except runtime.HOST_IS_GONE:  # saving averages over hosts: no disk is at fault
             raise
         except (tf.errors.OpError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Gin files: checked before TensorFlow is imported, loaded after, written beside a run.
+"""Gin files: checked before TensorFlow is imported, loaded after it.
 
 A gin file is code: it names the functions that are called and the modules that are
 imported.  Run only files that you trust.
@@ -142,18 +142,6 @@ def unused(is_expected: Callable[[str], bool]) -> list[str]:
 def checksum() -> str:
     """SHA-256 of the parsed configuration, its first 12 hexadecimal digits."""
     return hashlib.sha256(gin.config_str().encode()).hexdigest()[:12]
-
-
-def write(model_dir: Path) -> None:
-    """Writes the parsed and the operative configuration beside the checkpoints."""
-    model_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("config.gin", gin.config_str()),
-        ("operative_config.gin", gin.operative_config_str()),
-    ):
-        temporary = model_dir / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.rename(model_dir / name)
 
 
 class _Reference(config_parser.ParserDelegate):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tl_tf import files
+
 _SEAL = ".sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 
@@ -35,21 +37,8 @@ def seal(prefix: str | os.PathLike) -> None:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         lines.append(f"{digest}  {path.name}\n")
-    temporary = prefix.with_name(f".{prefix.name}{_SEAL}.tmp")
-    temporary.write_text("".join(lines), encoding="ascii")
-    sync(temporary)
-    sync(prefix.parent)  # the names of the files before that of their seal
-    temporary.rename(_ending(prefix, _SEAL))
-    sync(prefix.parent)
-
-
-def sync(path: Path) -> None:
-    """Waits until the disk has a file's content, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.sync(prefix.parent)  # the names of the files before that of their seal
+    files.write(_ending(prefix, _SEAL), "".join(lines))
 
 
 def is_sealed(prefix: Path) -> bool:
@@ -135,7 +124,7 @@ def clean(model_dir: str | os.PathLike) -> None:
         Path(model_dir, "checkpoint").unlink(missing_ok=True)
     for path in model_dir.glob("ckpt-*_temp"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in model_dir.glob(f".ckpt-*{_SEAL}.tmp"):
+    for path in model_dir.glob(f".ckpt-*{_SEAL}.tmp*"):
         path.unlink(missing_ok=True)
     for path in model_dir.glob(f"ckpt-*{_SEAL}"):
         prefix = path.with_suffix("")
@@ -162,9 +151,9 @@ def link(prefix: Path, folder: Path) -> Path:
     delete(there)
     for path in (*_data_files(prefix), _ending(prefix, ".index")):
         _link_file(path, folder)
-    sync(folder)  # the names of the files before that of their seal
+    files.sync(folder)  # the names of the files before that of their seal
     _link_file(_ending(prefix, _SEAL), folder)
-    sync(folder)
+    files.sync(folder)
     return there
 
 
@@ -173,7 +162,7 @@ def _link_file(path: Path, folder: Path) -> None:
         os.link(path, folder / path.name)
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, folder / path.name)
-        sync(folder / path.name)
+        files.sync(folder / path.name)
 
 
 def delete(prefix: Path) -> None:

@@ -15,7 +15,7 @@ import orbit
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import report, trainer
+from tl_tf import files, report, trainer
 
 SMOOTHING = 0.9  # of the exponential mean of the losses, which starts unbiased
 EXPLODED = 4.0  # times the lowest smoothed loss
@@ -191,7 +191,7 @@ def write(
         },
     )
     png = picture(found, learning_rate=learning_rate, title=title)
-    report.write_bytes(path.with_suffix(".png"), png)
+    files.write(path.with_suffix(".png"), png)
     what = "the loss does not fall at any rate"
     if suggested is not None:
         of_batch = "" if per_rate == 1 else f" (a rate of {suggested:.2g})"

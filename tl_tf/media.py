@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from tl_tf import files
 from tl_tf.inputs import folders
 
 if TYPE_CHECKING:
@@ -144,15 +145,10 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> None
     """
     import av
 
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    size = None
-    try:
-        with av.open(
-            str(temporary.absolute()),
-            "w",
-            format="mp4",
-            options={"movflags": "faststart"},
-        ) as container:
+    size, options = None, {"movflags": "faststart"}
+    with files.whole(path) as temporary:
+        name = str(temporary.absolute())
+        with av.open(name, "w", format="mp4", options=options) as container:
             rate = Fraction(fps).limit_denominator(1001)
             stream = container.add_stream("libx264", rate=rate)
             stream.pix_fmt = "yuv420p"
@@ -174,9 +170,6 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> None
             if size is None:
                 raise ValueError(f"{path}: wanted at least one picture, got none.")
             container.mux(stream.encode())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _find(name: str) -> list[Path]:

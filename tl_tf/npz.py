@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_tf import files
+
 MAX_RATIO = 20  # of what a file unpacks to, to its size; weights hardly shrink
 SPARE_BYTES = 1 << 30
 
@@ -97,13 +99,8 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
                 f"{path}: {name} holds values that are not finite; nothing is written."
                 " The run diverged: take an earlier checkpoint."
             )
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **arrays)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with files.whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _from_bfloat16(value: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import media, report, scorers, timeline, visualize
+from tl_tf import files, media, report, scorers, timeline, visualize
 from tl_tf import session as sessions
 
 FILE = "predictions.jsonl"
@@ -208,11 +208,11 @@ def score_segments(
     frames: Iterable[bytes], scorer: scorers.Scorer, cut: Cut
 ) -> Iterator[timeline.Segment]:
     """Yields the scores of each segment as soon as its frames have come."""
-    for first, files in windows(frames, cut.segment, cut.stride):
+    for first, window in windows(frames, cut.segment, cut.stride):
         yield timeline.Segment(
             start=first / cut.fps,
-            end=(first + len(files)) / cut.fps,
-            scores=scorer.score_video(files),
+            end=(first + len(window)) / cut.fps,
+            scores=scorer.score_video(window),
         )
 
 
@@ -309,59 +309,70 @@ def predict_files(
     Raises:
       ValueError: if none of them can be used.
     """
-    names = _printed_names(paths)
-    width = max(map(len, names))
-    outs = _output_names(paths)
     progress = _Progress(len(paths))
-    done, why = 0, ""
-    temporary = folder / f".{FILE}.tmp-{os.getpid()}"
-    try:
-        # What is no UTF-8 in the name of a file becomes JSON's own "\udcff".
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as lines:
-            for path, name, out in zip(paths, names, outs, strict=True):
-                about = {"file": str(path)}
-                tell = functools.partial(progress.tell_segment, name=name)
-                try:
-                    found = predict_file(path, scorer, cut, on_segment=tell)
-                except media.VideoError as error:
-                    why = f"{error.reason} ({error.detail})"
-                    report.say(f"{name:{width}}  left out: {why}")
-                    about["error"] = {"reason": error.reason, "detail": error.detail}
-                    _write_line(lines, about)
-                    progress.tell_file()
-                    continue
-                done += 1
-                _write_line(lines, about | _as_json(found, scorer.classes, top_k))
-                _say_file(
-                    found, scorer.classes, f"{name:{width}}", is_only=len(paths) == 1
+    options = {"top_k": top_k, "does_render": does_render}
+    with files.whole(folder / FILE) as temporary:
+        try:
+            # What is no UTF-8 in the name of a file becomes JSON's own "\udcff".
+            with temporary.open("w", -1, "utf-8", "backslashreplace") as lines:
+                faults = _predict_each(
+                    paths, scorer, cut, folder, lines, progress, **options
                 )
-                if found.segments:
-                    picture = timeline.picture(
-                        found.segments, scorer.classes, title=_printable(path.name)
-                    )
-                    _write_png(folder / f"{out}.timeline.png", picture)
-                    report.say(f"  -> {folder / f'{out}.timeline.png'}")
-                if does_render:
-                    report.say(f"  -> {render(path, scorer, folder / out)}")
-                progress.tell_file()
-        if not done:
-            if len(paths) == 1:
-                raise ValueError(f"{name}: could not be predicted: {why}.")
+        except KeyboardInterrupt:
+            temporary.rename(folder / PARTIAL)
+            report.say(f"predict  interrupted; what was done  -> {folder / PARTIAL}")
+            raise SystemExit(130) from None  # 128 + SIGINT
+        if len(faults) == len(paths) == 1:
+            raise ValueError(f"{faults[0][0]}: could not be predicted: {faults[0][1]}.")
+        if len(faults) == len(paths):
             raise ValueError(
-                f"none of {len(paths)} files could be predicted; the last: {why}."
+                f"none of {len(paths)} files could be predicted; the last:"
+                f" {faults[-1][1]}."
             )
-        temporary.rename(folder / FILE)
-    except KeyboardInterrupt:
-        temporary.rename(folder / PARTIAL)
-        report.say(f"predict  interrupted; what was done  -> {folder / PARTIAL}")
-        raise SystemExit(130) from None  # 128 + SIGINT
-    finally:
-        temporary.unlink(missing_ok=True)
-    left_out = len(paths) - done
     report.say(
-        f"predict  {done} of {len(paths)} files in {progress.spent}"
-        f"{f'; {left_out} left out' if left_out else ''}  -> {folder / FILE}"
+        f"predict  {len(paths) - len(faults)} of {len(paths)} files in {progress.spent}"
+        f"{f'; {len(faults)} left out' if faults else ''}  -> {folder / FILE}"
     )
+
+
+def _predict_each(
+    paths: list[Path],
+    scorer: scorers.Scorer,
+    cut: Cut | None,
+    folder: Path,
+    lines: IO[str],
+    progress: "_Progress",
+    *,
+    top_k: int,
+    does_render: bool,
+) -> list[tuple[str, str]]:
+    """Writes a line for each file; returns the names left out, and why."""
+    names, faults = _printed_names(paths), []
+    width = max(map(len, names))
+    for path, name, out in zip(paths, names, _output_names(paths), strict=True):
+        about = {"file": str(path)}
+        tell = functools.partial(progress.tell_segment, name=name)
+        try:
+            found = predict_file(path, scorer, cut, on_segment=tell)
+        except media.VideoError as error:
+            faults.append((name, f"{error.reason} ({error.detail})"))
+            report.say(f"{name:{width}}  left out: {faults[-1][1]}")
+            about["error"] = {"reason": error.reason, "detail": error.detail}
+            _write_line(lines, about)
+            progress.tell_file()
+            continue
+        _write_line(lines, about | _as_json(found, scorer.classes, top_k))
+        _say_file(found, scorer.classes, f"{name:{width}}", is_only=len(paths) == 1)
+        if found.segments:
+            title = _printable(path.name)
+            picture = timeline.picture(found.segments, scorer.classes, title=title)
+            drawn = folder / f"{out}.timeline.png"
+            files.write(drawn, tf.io.encode_png(picture).numpy())
+            report.say(f"  -> {drawn}")
+        if does_render:
+            report.say(f"  -> {render(path, scorer, folder / out)}")
+        progress.tell_file()
+    return faults
 
 
 def predict_file(
@@ -547,18 +558,19 @@ def render(path: Path, scorer: scorers.CheckpointScorer, out: Path) -> Path:
 
     if scorer.noun == "images":
         out = out.with_name(f"{out.name}.predicted.png")
-        _write_png(out, draw(scorer.look_at_image(*media.read_image(path)))[0])
+        picture = draw(scorer.look_at_image(*media.read_image(path)))[0]
+        files.write(out, tf.io.encode_png(picture).numpy())
         return out
     stream = media.stream_video(path, fps=scorer.fps, short_side=scorer.short_side)
     step = scorer.clip_frames * scorer.frame_stride
 
     def pictures() -> Iterator[np.ndarray]:
         end = 0  # of what is drawn, in source frames
-        for first, files in windows((file for _, file in stream), step, step):
-            count = -(-(first + len(files) - end) // scorer.frame_stride)
-            end = first + len(files)
+        for first, window in windows((file for _, file in stream), step, step):
+            count = -(-(first + len(window) - end) // scorer.frame_stride)
+            end = first + len(window)
             seconds = f"{first / scorer.fps:.1f} - {end / scorer.fps:.1f} s   "
-            drawn = draw(scorer.look_at_video(files), seconds)
+            drawn = draw(scorer.look_at_video(window), seconds)
             # Only the last clip shares frames with the one before; a video that is
             # shorter than a clip is looped in it.
             yield from drawn[-count:] if first else drawn[:count]
@@ -566,12 +578,6 @@ def render(path: Path, scorer: scorers.CheckpointScorer, out: Path) -> Path:
     out = out.with_name(f"{out.name}.predicted.mp4")
     media.write_mp4(out, pictures(), fps=scorer.fps / scorer.frame_stride)
     return out
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(tf.io.encode_png(picture).numpy())
-    temporary.rename(path)
 
 
 def _output_names(paths: list[Path]) -> list[str]:

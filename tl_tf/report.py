@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,17 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tl_tf import best, config, cost, hparams, metrics, profiling, scores, visualize
+from tl_tf import (
+    best,
+    config,
+    cost,
+    files,
+    hparams,
+    metrics,
+    profiling,
+    scores,
+    visualize,
+)
 from tl_tf.inputs import split
 
 SHOWN_EXAMPLES = 2
@@ -149,7 +158,7 @@ class PassedOver:
             self._found |= new
             text = json.dumps(self._found, indent=1, ensure_ascii=False) + "\n"
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._path, text.encode())
+            files.write(self._path, text)
         return {
             "input/bad_records": len(self._found),
             "input/passed_over": int(passed_over["count"][-1]),
@@ -212,7 +221,9 @@ class ResultWriter:
         folder.mkdir(parents=True, exist_ok=True)
         quick = "-quick" if self.phase == "eval_quick" else ""
         path = folder / f"{file_name(data)}{quick}-{step}.json"
-        _write_atomically(path.with_suffix(".scores.npz"), evaluation.views.save)
+        with files.whole(path.with_suffix(".scores.npz")) as temporary:
+            with temporary.open("wb") as file:
+                evaluation.views.save(file)
         table, picture = write_result(path, evaluation, about, merge=self.merge)
         if table:
             code = "\n".join("    " + line for line in table.splitlines())
@@ -256,7 +267,7 @@ def write_result(
         **by_class,
     }
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
+    files.write(path, text)
     values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
     many = f" x {views.num_clips} x {views.num_crops} views" if num_views > 1 else ""
     say(
@@ -271,7 +282,7 @@ def write_result(
         fate = "are left out" if evaluation.ranking is None else "count as ranked last"
         say(f"       {skipped} {noun} could not be built and {fate}.")
     if table:
-        write_bytes(path.with_suffix(".txt"), (table + "\n").encode())
+        files.write(path.with_suffix(".txt"), table + "\n")
         if len(views.classes) <= 20:
             say(table)
     if evaluation.ranking is not None and evaluation.ranking.classes_without_positive:
@@ -285,7 +296,7 @@ def write_result(
             title=f"{where}, step {about['step']}\n{values}",
         )
         png = tf.io.encode_png(picture).numpy()
-        write_bytes(path.with_suffix(".png"), png)
+        files.write(path.with_suffix(".png"), png)
     return table, picture
 
 
@@ -389,6 +400,13 @@ def write_profile(model_dir: Path, found: profiling.Profile, *, noun: str) -> Pa
     return path
 
 
+def write_config(model_dir: Path) -> None:
+    """Writes the parsed and the operative configuration beside the checkpoints."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    files.write(model_dir / "config.gin", gin.config_str())
+    files.write(model_dir / "operative_config.gin", gin.operative_config_str())
+
+
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes a result with the configuration's checksum and the code's revision."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -398,12 +416,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
         "git_revision": git_revision(),
     }
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, seen under its name once it is whole."""
-    _write_atomically(path, lambda file: file.write(content))
+    files.write(path, text)
 
 
 def file_name(data: split.Split) -> str:
@@ -543,10 +556,3 @@ def _with_time(pixels: np.ndarray) -> np.ndarray:
 
 def _label_text(labels: np.ndarray, classes) -> str:
     return ", ".join(classes[k] for k in np.flatnonzero(labels)[:5]) or "(no label)"
-
-
-def _write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with open(temporary, "wb") as file:
-        write(file)
-    temporary.rename(path)

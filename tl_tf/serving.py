@@ -6,7 +6,6 @@ that a file gets the score which evaluation gave it.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import gin
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import evaluator, losses, scores
+from tl_tf import evaluator, files, losses, scores
 from tl_tf.inputs import augment, crops, image, split, video, views
 
 FILE = "data.json"  # beside the checkpoints: what the model was trained on
@@ -56,10 +55,8 @@ class Trained:
     def write(self, model_dir: Path) -> None:
         """Writes `data.json`."""
         model_dir.mkdir(parents=True, exist_ok=True)
-        temporary = model_dir / f".{FILE}.tmp-{os.getpid()}"
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.rename(model_dir / FILE)
+        files.write(model_dir / FILE, text + "\n")
 
     @classmethod
     def read(cls, model_dir: Path) -> "Trained":

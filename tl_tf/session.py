@@ -141,7 +141,7 @@ class Session:
                 " recipe, or bind what this recipe calls."
             )
         if self.is_chief and not self.dry_run and self.mode not in _SERVING:
-            config.write(self.model_dir)
+            report.write_config(self.model_dir)
 
 
 @gin.configurable

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import evaluator, media, report, serving
+from tl_tf import evaluator, files, media, report, serving
 from tl_tf import session as sessions
 from tl_tf import visualize as drawing
 from tl_tf.inputs import augment, clips, crops, views
@@ -403,8 +402,7 @@ def write_pictures(stem: Path, look: Look) -> list[str]:
 
 
 def _save(path: Path, pictures: list, **options) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    with files.whole(path) as temporary:
         pictures[0].save(
             temporary,
             format=path.suffix[1:],
@@ -412,9 +410,6 @@ def _save(path: Path, pictures: list, **options) -> None:
             append_images=pictures[1:],
             **options,
         )
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finer(sampler: views.Views | crops.Crops) -> views.Views | crops.Crops:
