@@ -1,6 +1,7 @@
 """Environment and fixtures that every test shares."""
 
 import gc
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ tf.config.set_logical_device_configuration(
 )
 gc.collect()
 gc.freeze()  # what the libraries hold need not be looked at after each test
+_collected = time.monotonic()
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +32,19 @@ def _collect_garbage():
     """Many models in one process stalled now and then without it."""
     yield
     gc.collect()
-    gc.freeze()  # what this test leaves alive is looked at again after its module
+    gc.freeze()  # what this test leaves alive is looked at again after some modules
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _collect_what_a_module_kept():
+def _collect_what_modules_kept():
+    """Now and then: the libraries are looked at as well, which takes seconds."""
+    global _collected
     yield
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    if time.monotonic() > _collected + 60:
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        _collected = time.monotonic()
 
 
 @pytest.fixture(autouse=True)

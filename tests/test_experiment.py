@@ -71,14 +71,6 @@ def one_replica(tiny_data, tmp_path_factory) -> Path:
     return model_dir
 
 
-def test_two_replicas_train_and_evaluate_like_one(
-    two_replicas, one_replica, tiny_data, tmp_path
-):
-    binding = "configure_runtime.num_cpu_replicas = 2"
-    run(tiny_data, tmp_path, *WHOLE_SPLIT, binding, mode="train_and_eval")
-    check_same_run(tmp_path, one_replica)
-
-
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -141,6 +133,7 @@ def test_what_does_not_fit_two_replicas_is_refused(
         run(tiny_data, tmp_path, replicas, *bindings, mode="train_and_eval")
 
 
+@pytest.mark.slow
 def test_compiled_local_norms_train_on_two_replicas(two_replicas, tiny_data, tmp_path):
     run(
         tiny_data,

@@ -198,7 +198,7 @@ def test_hosts_killed_at_random_moments_end_as_unbroken_ones(seed, tiny_data, tm
         np.testing.assert_array_equal(got[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("host", [0, 1])
+@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_host_that_never_starts_is_waited_for_until_a_limit(host):
     """In a process of its own, as TensorFlow must not have started before."""
     code = "from tl_tf import runtime; runtime.START_SECONDS = 2.0;"

@@ -121,9 +121,8 @@ class ExponentialKernel:
         both = tf.concat(parts, axis=2)
         at_queries = tf.einsum("mp,bpuc->bmuc", self._to_coefficients, both)
 
-        at_nodes = tf.unstack(self._at_nodes, axis=1)  # of [B, nodes in kappa, C]
         at_keys = _sum_of_products(
-            [tf.expand_dims(part, 2) for part in at_nodes],
+            tf.unstack(self._at_nodes[:, :, :, None], axis=1),  # of [B, nodes, 1, C]
             tf.split(at_queries, self._order, axis=1),  # of [B, 1, U + 1, C]
         )  # [B, nodes in kappa, U + 1, C], twice that when split
         if self._is_split:
