@@ -14,12 +14,14 @@ LEVELS = {
     + ["integrity", "inputs.passing"]
     + ["inputs.image_augment", "inputs.randaugment", "inputs.real_labels"]
     + ["inputs.color", "losses", "metrics", "optim", "runtime", "fewshot", "npz"]
+    + ["report"]
     + ["durable", "__main__", "completion"],
     2: ["models.*", "inputs.faults", "inputs.views", "inputs.crops", "inputs.folders"]
-    + ["inputs.tfds_shards", "transfer", "scores", "data_service", "best"],
-    3: ["inputs.video", "inputs.image", "trainer", "evaluator"]
-    + ["flax_names", "visualize", "timeline", "cost", "memory", "profiling"],
-    4: ["checkpoint", "report", "serving"],
+    + ["inputs.tfds_shards", "transfer", "scores", "data_service", "best"]
+    + ["visualize"],
+    3: ["inputs.video", "inputs.image", "trainer", "evaluator", "summaries"]
+    + ["flax_names", "timeline", "cost", "memory", "profiling"],
+    4: ["checkpoint", "results", "serving"],
     5: ["session", "remerge", "model_card", "media", "scorers"]
     + ["find_lr", "dry_run", "inspection"],
     6: ["predict", "export", "token_pictures", "evaluating"],

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from tl_tf import experiment, profiling, report
+from tl_tf import experiment, profiling, results
 
 BATCH = 3
 
@@ -59,7 +59,7 @@ def test_the_slower_one_limits(quick, input_seconds, compute_seconds, limit):
 
 def test_a_line_and_a_json_say_it(tmp_path, capfd):
     found = profiling.Profile(input=3.14, compute=5.02, together=2.9, wait_share=0.384)
-    path = report.write_profile(tmp_path, found, noun="clips")
+    path = results.write_profile(tmp_path, found, noun="clips")
     assert capfd.readouterr().out == (
         "profile  input limits: 3.14 clips/s against 5.02 of compute; together 2.9, and"
         f" a step waits 38% of its time  -> {path}\n"

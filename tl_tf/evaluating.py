@@ -7,7 +7,16 @@ import gin
 import orbit
 import tf_keras
 
-from tl_tf import checkpoint, cost, evaluator, losses, report, scores
+from tl_tf import (
+    checkpoint,
+    cost,
+    evaluator,
+    losses,
+    report,
+    results,
+    scores,
+    summaries,
+)
 from tl_tf import session as sessions
 from tl_tf.inputs import split
 
@@ -92,7 +101,7 @@ def build_evaluator(
       ValueError: for another metric or merge, or a batch that does not divide.
     """
     sessions.check_eval_batch(data, session)
-    writer = report.ResultWriter(
+    writer = results.ResultWriter(
         session.model_dir,
         data,
         metric=metric,
@@ -109,7 +118,7 @@ def build_evaluator(
             pixels, labels, maps = loop.look()
             if maps:  # the first TokenLearner's: later ones see mixed inputs (§6.4)
                 first = next(iter(maps.values()))
-                report.show_token_maps(
+                summaries.show_token_maps(
                     f"{phase}/token_maps",
                     pixels,
                     labels,

@@ -19,6 +19,7 @@ from tl_tf import (
     optim,
     predict,
     report,
+    results,
     runtime,
     token_pictures,
     training,
@@ -153,7 +154,7 @@ def evaluate_fewshot(
         )
     session.check_config()
     if session.is_chief:
-        report.write_fewshot(
+        results.write_fewshot(
             session.model_dir,
             found,
             shots=shots,

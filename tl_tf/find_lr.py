@@ -15,7 +15,7 @@ import orbit
 import tensorflow as tf
 import tf_keras
 
-from tl_tf import files, report, trainer
+from tl_tf import files, report, results, trainer
 
 SMOOTHING = 0.9  # of the exponential mean of the losses, which starts unbiased
 EXPLODED = 4.0  # times the lowest smoothed loss
@@ -177,7 +177,7 @@ def write(
     path = model_dir / "results" / "find_lr.json"
     suggested, valley = found.suggested_rate, found.valley
     binding = None if suggested is None else float(f"{suggested * per_rate:.2g}")
-    report.write_json(
+    results.write_json(
         path,
         {
             "suggested_rate": suggested,

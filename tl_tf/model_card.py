@@ -15,7 +15,7 @@ from typing import Any
 import gin
 import tensorflow as tf
 
-from tl_tf import config, cost, report, serving
+from tl_tf import config, cost, results, serving
 
 JSON, MARKDOWN = "model_card.json", "model_card.md"
 SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ def build(
     """
     trained, model = classifier.trained, classifier.model
     views = views_of(classifier)
-    results = list(_results(model_dir, step, views, classifier.merge))
+    evaluations = list(_results(model_dir, step, views, classifier.merge))
     gin_files, bindings = config.loaded()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -73,15 +73,15 @@ def build(
         },
         "coverage": {
             **trained.coverage,
-            **{result["split"]: result["coverage"] for result in results},
+            **{result["split"]: result["coverage"] for result in evaluations},
         },
-        "results": results,
+        "results": evaluations,
         "cost": _cost(classifier, view),
         "intended_use": _intended_use(classifier),
         "limits": _limits(trained.noun),
         "licence_of_training_data": "",
         "versions": _versions(),
-        "git_revision": report.git_revision(),
+        "git_revision": results.git_revision(),
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -16,7 +16,7 @@ from tl_tf import startup
 
 startup.quiet_tensorflow()
 
-from tl_tf import report, scores  # noqa: E402
+from tl_tf import results, scores  # noqa: E402
 
 
 def remerge(
@@ -45,7 +45,7 @@ def remerge(
     merge = merge or about["views"]["merge"]
     evaluation = scores.evaluate(views, metric=about["metric"], merge=merge)
     name = f"{path.stem}-{merge}-{views.num_clips}x{views.num_crops}.json"
-    report.write_result(path.with_name(name), evaluation, about, merge=merge)
+    results.write_result(path.with_name(name), evaluation, about, merge=merge)
     return path.with_name(name)
 
 

@@ -17,6 +17,7 @@ from tl_tf import (
     losses,
     optim,
     report,
+    results,
     runtime,
     serving,
     transfer,
@@ -141,7 +142,7 @@ class Session:
                 " recipe, or bind what this recipe calls."
             )
         if self.is_chief and not self.dry_run and self.mode not in _SERVING:
-            report.write_config(self.model_dir)
+            results.write_config(self.model_dir)
 
 
 @gin.configurable

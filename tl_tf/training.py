@@ -22,8 +22,10 @@ from tl_tf import (
     optim,
     profiling,
     report,
+    results,
     runtime,
     stopping,
+    summaries,
     trainer,
 )
 from tl_tf import session as sessions
@@ -146,7 +148,7 @@ def train(
     progress = report.TrainProgress(total_steps, step, noun=data.noun)
     callbacks = {"on_step": progress.before_step} if session.is_chief else {}
     if is_learning and not session.dry_run:
-        callbacks["on_first_batch"] = lambda batch: report.show_inputs(
+        callbacks["on_first_batch"] = lambda batch: summaries.show_inputs(
             "train/inputs", batch, data.classes, step=step
         )
         callbacks["on_passed_over"] = data.describe_bad and report.PassedOver(
@@ -282,8 +284,8 @@ def train(
         if start:
             report.say(f"train  going on from checkpoint ckpt-{start}")
         with controller.summary_manager.summary_writer().as_default():
-            report.show_config(start)
-            report.show_hparams()
+            summaries.show_config(start)
+            summaries.show_hparams()
         # What a killed run has scored and not yet judged is scored again.
         is_due = judge is not None and _is_any(not judge.start(start), strategy)
         for until in _milestones(start - is_due, total_steps, every):
@@ -332,7 +334,7 @@ def _profile(
     except tf.errors.OpError as error:
         raise ValueError(data.explain(error)) from error
     if session.is_chief:
-        report.write_profile(session.model_dir, found, noun=data.noun)
+        results.write_profile(session.model_dir, found, noun=data.noun)
 
 
 def _find_lr(
@@ -375,7 +377,7 @@ def _judge(
     judge.add(step, values, session.checkpoint_dir / f"ckpt-{step}")
     if session.is_chief:
         with controller.summary_manager.summary_writer().as_default():
-            report.show_best(judge, step=step)
+            summaries.show_best(judge, step=step)
 
 
 def _check_best(

@@ -4,6 +4,7 @@ All functions work eagerly and inside Dataset.map, and draw from the seed they g
 A window is int32 [4]: y, x, height, width in pixels of the stored frame.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -135,6 +136,13 @@ def _resize_windows(
     from_corner = y_x - tf.reduce_min(y_x, axis=0)
     cuts = [tf.unstack(row) for row in tf.unstack(from_corner, num_windows)]
 
+    def unresized() -> tf.Tensor:
+        """Each frame is cut while the cache has it.  -> uint8 [R·T, side, side, 3]"""
+        if num_windows == 1:
+            return tf.stack(pixels)
+        corners = itertools.product(cuts, pixels)
+        return tf.stack([p[y : y + side, x : x + side] for (y, x), p in corners])
+
     def views(resize: Callable[[tf.Tensor], tf.Tensor], at_once: int) -> tf.Tensor:
         """Resizes so many frames at once.  -> uint8 [R·T, crop_px, crop_px, 3]"""
         parts = [
@@ -152,7 +160,7 @@ def _resize_windows(
     resize = partial(resizing.resize, size=(crop_px, crop_px))
     found = tf.case(
         [
-            (tf.equal(side, crop_px), lambda: views(tf.identity, num_frames)),
+            (tf.equal(side, crop_px), unresized),
             (
                 side <= 2 * crop_px,
                 lambda: views(partial(resize, antialias=False), CACHED_FRAMES),

@@ -130,16 +130,19 @@ def clip_dataset(
     if is_training:
         buffer = shuffle_buffer_mb * 1e6 / _mean_clip_bytes(info, split, num_frames)
         stream = _train_stream(source, sampler, seed=seed, shuffle_clips=round(buffer))
+        stream = stream.batch(batch_size, drop_remainder=True)
     else:
         num_batches = -(-max(videos_by_host) // batch_size)
-        stream = _eval_stream(source, sampler, num_elements=num_batches * batch_size)
+        stream = _eval_stream(
+            source, sampler, num_batches=num_batches, batch_size=batch_size
+        )
     built = [video for report in reports for video in report["built"]]
     short = sum(video["frames"] < sampler.span for video in built)
     reported = [] if is_training else reports
     return splits.Split(
-        batches=stream.batch(batch_size, drop_remainder=True)
-        .prefetch(PREFETCH_BATCHES if is_training else 1)
-        .with_options(splits.options(drops_errors=max_bad_records > 0)),
+        batches=stream.prefetch(PREFETCH_BATCHES if is_training else 1).with_options(
+            splits.options(drops_errors=max_bad_records > 0)
+        ),
         dataset=info.dataset,
         split=split,
         classes=info.classes,
@@ -274,23 +277,31 @@ def _train_stream(
 
 
 def _eval_stream(
-    source: _Source, sampler: views.Views, *, num_elements: int
+    source: _Source, sampler: views.Views, *, num_batches: int, batch_size: int
 ) -> tf.data.Dataset:
-    """Every video of the host once, in order, then padding up to `num_elements`."""
+    """Batches of every video of the host once, in order, the rest filled with padding.
+
+    Clips are decoded on their own, and first lie together in their batch: 4 x 3 views
+    of 64 frames of 224 px are 116 MB, and every copy of them costs.
+    """
     first_indices = tf.constant(source.first_indices)
     pick = functools.partial(sampler.pick_eval, first_indices=first_indices)
-    videos = source.read(tf.constant(source.shards), pick).map(
+    videos = source.read(tf.constant(source.shards), pick)
+    clips = videos.flat_map(sampler.clips_of).map(
         sampler.decode_eval, num_parallel_calls=tf.data.AUTOTUNE
     )
     padding = {
         name: tf.zeros(spec.shape, spec.dtype)
-        for name, spec in videos.element_spec.items()
+        for name, spec in clips.element_spec.items()
     }
     for name in ("index", "starts"):
         padding[name] += splits.PADDING
-    return videos.concatenate(
-        tf.data.Dataset.from_tensors(padding).repeat(num_elements - source.num_videos)
+    missing = num_batches * batch_size - source.num_videos
+    blanks = tf.data.Dataset.from_tensors(padding).repeat(missing * sampler.num_clips)
+    clips = clips.concatenate(blanks).batch(
+        batch_size * sampler.num_clips, drop_remainder=True
     )
+    return clips.map(sampler.join_clips)
 
 
 def _mean_clip_bytes(info: records.DatasetInfo, split: str, num_frames: int) -> float:

@@ -118,10 +118,24 @@ class Views:
             frames = augment.random_flip(frames, seed=flip_seed)
         return {"pixels": frames, "labels": clip["labels"]}
 
-    def decode_eval(self, video: Tensors) -> Tensors:
-        """-> pixels uint8 [V, T, H, W, 3], the rest as it was."""
+    def clips_of(self, video: Tensors) -> tf.data.Dataset:
+        """A clip at a time of what pick_eval gives: frames string [T], and the rest."""
         rest = {name: value for name, value in video.items() if name != "frames"}
-        return {**rest, "pixels": self._cut(video["frames"])}
+        frames = tf.data.Dataset.from_tensor_slices(video["frames"])
+        return frames.map(lambda clip: {**rest, "frames": clip})
+
+    def decode_eval(self, clip: Tensors) -> Tensors:
+        """-> pixels uint8 [crops, T, H, W, 3], the rest as it was."""
+        rest = {name: value for name, value in clip.items() if name != "frames"}
+        return {**rest, "pixels": self._cut(clip["frames"])}
+
+    def join_clips(self, clips: Tensors) -> Tensors:
+        """Those of B videos in turn -> pixels [B, V, T, H, W, 3], the rest [B, ...]."""
+        joined = {name: value[:: self.num_clips] for name, value in clips.items()}
+        pixels = clips["pixels"]  # [B clips, crops, T, H, W, 3]
+        num_views = self.num_clips * self.num_crops
+        shape = [pixels.shape[0] // self.num_clips, num_views, *pixels.shape[2:]]
+        return {**joined, "pixels": tf.reshape(pixels, shape)}
 
     def views_of(self, frames: tf.Tensor) -> tf.Tensor:
         """The views that evaluation takes of a video, of whatever length.
@@ -134,7 +148,13 @@ class Views:
           uint8 [V, T, H, W, 3].
         """
         starts = self._starts(frames)[:, tf.newaxis]
-        return self._cut(self._frames_from({"frames": frames}, starts))
+        size = [self.num_frames, self.crop_px, self.crop_px, 3]
+        found = tf.map_fn(
+            self._cut,
+            self._frames_from({"frames": frames}, starts),  # [clips, T, …]
+            fn_output_signature=tf.TensorSpec([self.num_crops, *size], tf.uint8),
+        )  # [clips, crops, T, H, W, 3]
+        return tf.reshape(found, [self.num_clips * self.num_crops, *size])
 
     def _starts(self, frames: tf.Tensor) -> tf.Tensor:
         """Of evaluation's clips: int32 [clips]."""
@@ -146,23 +166,17 @@ class Views:
         )
 
     def _cut(self, frames: tf.Tensor) -> tf.Tensor:
-        """string [clips, T], or uint8 [clips, T, h, w, 3] -> uint8 [V, T, H, W, 3]."""
+        """string [T], or uint8 [T, h, w, 3] -> uint8 [crops, T, H, W, 3]."""
         is_encoded = frames.dtype == tf.string
-        size = _frame_size(frames[0, 0]) if is_encoded else tf.shape(frames)[2:4]
+        size = _frame_size(frames[0]) if is_encoded else tf.shape(frames)[1:3]
         windows = augment.fixed_windows(
             *tf.unstack(size),
             crop_px=self.crop_px,
             short_side_px=self.short_side_px,
             num_crops=self.num_crops,
         )
-        view = [self.num_frames, self.crop_px, self.crop_px, 3]
         cut = augment.decode_windows if is_encoded else augment.cut_windows
-        found = tf.map_fn(
-            lambda clip: cut(clip, windows, crop_px=self.crop_px),
-            frames,
-            fn_output_signature=tf.TensorSpec([self.num_crops, *view], tf.uint8),
-        )  # [clips, crops, T, H, W, 3]
-        return tf.reshape(found, [self.num_clips * self.num_crops, *view])
+        return cut(frames, windows, crop_px=self.crop_px)
 
     def _frames_from(self, video: Tensors, offset: tf.Tensor) -> tf.Tensor:
         indices = clips.clip_indices(
