@@ -129,7 +129,10 @@ def draw_curves(
     y_label: str,
     is_log: bool = True,
 ) -> None:
-    """Draws lines of (x, y) on logarithmic axes, or on linear ones, as PNG."""
+    """Draws lines of (x, y) on logarithmic axes, or on linear ones, as PNG.
+
+    Values that hardly differ have a linear axis from 0 in any case.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -142,8 +145,11 @@ def draw_curves(
     if is_log:
         axes.set_xscale("log", base=2)
         ys = [y for points in curves.values() for _, y in points]
-        axes.set_yscale("log", base=2 if max(ys) < 100 * min(ys) else 10)
-        axes.yaxis.set_major_formatter("{x:g}")
+        if max(ys) < 4 * min(ys):  # too little for a logarithm's ticks
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set_yscale("log", base=2 if max(ys) < 100 * min(ys) else 10)
+            axes.yaxis.set_major_formatter("{x:g}")
         ticks = sorted({x for points in curves.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# Rows of a block that `moments` sums in one go; 16 are already too many for XLA on a
-# CPU to make vector instructions of.
-UNROLLED_ROWS = 8
+# Rows that `moments` sums in one go: the first of these that leaves MIN_GROUPS groups of
+# them.  16 are too many for XLA on a CPU to make vector instructions of; over fewer than
+# 33 groups its sum is one slow loop instead of two.
+UNROLLED_ROWS = (8, 4, 2)
+MIN_GROUPS = 33
 
 # Elements of a block of points in `moments`.  Smaller ones leave a core idle.
 BLOCK_SIZE = 1 << 18
@@ -75,23 +77,25 @@ def moments(x: tf.Tensor, weights: Sequence[tf.Tensor], order: int) -> tf.Tensor
     _, n, c = x.shape
     num_factors, num_steps = _factors(order, arrays_per_step=len(weights))
     num_blocks = -(-n * c // BLOCK_SIZE)
-    rows = -(-n // (num_blocks * UNROLLED_ROWS)) * UNROLLED_ROWS
+    fitting = (u for u in UNROLLED_ROWS if n >= num_blocks * u * MIN_GROUPS)
+    unrolled = next(fitting, UNROLLED_ROWS[0])
+    rows = -(-n // (num_blocks * unrolled)) * unrolled
     num_blocks = -(-n // rows)
 
     def blocks_of(y):  # padded points have no weight
         y = tf.pad(y, [[0, 0], [0, num_blocks * rows - n], [0, 0]])
-        return tf.reshape(y, [-1, rows // UNROLLED_ROWS, UNROLLED_ROWS, c])
+        return tf.reshape(y, [-1, rows // unrolled, unrolled, c])
 
     def block_sums(block):
-        x, *weights = block  # [rows / 8, 8, C]
+        x, *weights = block  # [rows / unrolled, unrolled, C]
         small = _polynomials(x, num_factors + 1)  # T_0 ... T_m
         large = _polynomials(small.pop(), num_steps)  # T_0, T_m, T_2m, ...
         small = tf.stack(small, axis=1)
         weighted = tf.stack([t * w for w in weights for t in large], axis=1)
         products = (
             small[:, :, None, row] * weighted[:, None, :, row]
-            for row in range(UNROLLED_ROWS)
-        )  # [rows / 8, m, U steps, C]
+            for row in range(unrolled)
+        )  # [rows / unrolled, m, U steps, C]
         return tf.reduce_sum(functools.reduce(tf.add, products), axis=0)
 
     sums = tf.map_fn(
