@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# Rows that `moments` sums in one go: the first of these that leaves MIN_GROUPS groups of
-# them.  16 are too many for XLA on a CPU to make vector instructions of; over fewer than
-# 33 groups its sum is one slow loop instead of two.
+# Rows that `moments` sums in one go: the first of these that leaves MIN_GROUPS groups.
+# 16 are too many for XLA on a CPU to make vector instructions of; over fewer than 33
+# groups its sum is one slow loop instead of two.
 UNROLLED_ROWS = (8, 4, 2)
 MIN_GROUPS = 33
 
