@@ -174,11 +174,12 @@ def test_what_is_built_is_left_alone(source, built, tmp_path, capsys):
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "charades"
     before = {p: p.stat().st_ino for p in folder.glob("charades-*")}
-    leftover = folder / "charades-train-00000-of-00003.tfrecord.tmp-00ff00ff"
+    leftover = folder / ".charades-train-00000-of-00003.tfrecord.tmp-00ff00ff"
     leftover.write_text("x")
     run(source, tmp_path)
     assert "6 of 6 shards are built already" in capsys.readouterr().err
     assert before == {p: p.stat().st_ino for p in folder.glob("charades-*")}
+    assert not leftover.exists()
 
 
 def test_lost_and_cut_shards_are_built_again(source, built, tmp_path, capsys):
