@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tl_tf import config, records
+from tl_tf.inputs import split
 
 CLASSES = ["sitting", "standing; still", "naïve walk"]
 H, W, T = 5, 7, 3
@@ -347,3 +348,11 @@ def test_a_missing_shard_is_named(folder):
 def test_a_missing_set_comes_with_its_command(tmp_path, dataset, command):
     with pytest.raises(ValueError, match=command):
         records.DatasetInfo.load(tmp_path, dataset)
+
+
+def test_a_length_beyond_its_list_is_an_error_and_no_crash():
+    content = example(classes=["left", "right", "up"])
+    damaged = content.replace(b"\n\x04left", b"\n\x24left")  # one bit of the length
+    assert damaged != content
+    with pytest.raises(split.ERRORS):
+        list(tf.data.Dataset.from_tensors(damaged).map(records.parse))

@@ -24,7 +24,11 @@ import tensorflow as tf  # noqa: E402
 from tl_tf.inputs import split as splits  # noqa: E402
 
 PREFETCH_BATCHES = 2
-_OF_DATA = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
+_OF_DATA = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    UnicodeDecodeError,
+)
 
 
 def read_through(data: splits.Split, address: str) -> splits.Split:

@@ -75,7 +75,7 @@ class ForwardPass:
             self._on_progress(done, data.num_batches)
             try:
                 batch = next(iterator)
-            except tf.errors.OpError as error:
+            except split.ERRORS as error:
                 raise ValueError(data.explain(error)) from error
             gathered.append(self._run_batch(dict(batch)))
         self._on_progress(data.num_batches, data.num_batches)

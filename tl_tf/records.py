@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 SCHEMA_VERSION = 1
@@ -133,33 +134,46 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
       segment_labels int64 [segments], segment_starts and segment_ends
       float32 [segments] in seconds.
     """
-    context, sequences = tf.io.parse_single_sequence_example(
-        serialized,
-        context_features={
-            VERSION: tf.io.FixedLenFeature([], tf.int64, 0),
-            VIDEO_ID: tf.io.FixedLenFeature([], tf.string, ""),
-            FPS: tf.io.FixedLenFeature([], tf.float32, 0.0),
-            HEIGHT: tf.io.FixedLenFeature([], tf.int64, 0),
-            WIDTH: tf.io.FixedLenFeature([], tf.int64, 0),
-            CLASSES: tf.io.VarLenFeature(tf.string),
-            LABELS: tf.io.VarLenFeature(tf.int64),
-            SEGMENT_LABELS: tf.io.VarLenFeature(tf.int64),
-            SEGMENT_STARTS: tf.io.VarLenFeature(tf.int64),
-            SEGMENT_ENDS: tf.io.VarLenFeature(tf.int64),
-        },
-        sequence_features={FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
+    one = {  # of each record, with what it is if the record has none
+        VERSION: np.int64(0),
+        VIDEO_ID: "",
+        FPS: np.float32(0),
+        HEIGHT: np.int64(0),
+        WIDTH: np.int64(0),
+    }
+    many = {CLASSES: tf.string} | dict.fromkeys(
+        (LABELS, SEGMENT_LABELS, SEGMENT_STARTS, SEGMENT_ENDS), tf.int64
     )
+    # tf.io.parse_single_sequence_example takes a faster operation, which some damaged
+    # records bring to read past its memory: the process ends by SIGSEGV.
+    parsed = tf.raw_ops.ParseSingleSequenceExample(
+        serialized=serialized,
+        debug_name="",
+        context_dense_keys=list(one),
+        context_dense_defaults=list(one.values()),
+        context_dense_shapes=[[]] * len(one),
+        context_sparse_keys=list(many),
+        context_sparse_types=list(many.values()),
+        feature_list_dense_keys=[FRAMES],
+        feature_list_dense_types=[tf.string],
+        feature_list_dense_shapes=[[]],
+        feature_list_dense_missing_assumed_empty=[],
+        feature_list_sparse_keys=[],
+        feature_list_sparse_types=[],
+    )
+    found = dict(zip(one, parsed.context_dense_values, strict=True))
+    found |= dict(zip(many, parsed.context_sparse_values, strict=True))
     return {
-        "frames": sequences[FRAMES],
-        "video_id": context[VIDEO_ID],
-        "fps": context[FPS],
-        "size": tf.stack([context[HEIGHT], context[WIDTH]]),
-        "classes": context[CLASSES].values,
-        "schema_version": context[VERSION],
-        "labels": context[LABELS].values,
-        "segment_labels": context[SEGMENT_LABELS].values,
-        "segment_starts": _seconds(context[SEGMENT_STARTS].values),
-        "segment_ends": _seconds(context[SEGMENT_ENDS].values),
+        "frames": parsed.feature_list_dense_values[0],
+        "video_id": found[VIDEO_ID],
+        "fps": found[FPS],
+        "size": tf.stack([found[HEIGHT], found[WIDTH]]),
+        "classes": found[CLASSES],
+        "schema_version": found[VERSION],
+        "labels": found[LABELS],
+        "segment_labels": found[SEGMENT_LABELS],
+        "segment_starts": _seconds(found[SEGMENT_STARTS]),
+        "segment_ends": _seconds(found[SEGMENT_ENDS]),
     }
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from tl_tf import losses, runtime
-from tl_tf.inputs import augment
+from tl_tf.inputs import augment, split
 from tl_tf.layers import recompute
 
 MIX_DRAW = 1 << 20  # of a step's seed; models fold in smaller numbers
@@ -143,7 +143,7 @@ class Trainer(orbit.AbstractTrainer):
             before = time.perf_counter()
             try:
                 batch = next(self.iterator)
-            except tf.errors.OpError as error:
+            except split.ERRORS as error:
                 raise ValueError(self._explain_data_error(error)) from error
             waited += time.perf_counter() - before
             parts = {name: batch[name] for name in ("pixels", "labels")}

@@ -331,7 +331,7 @@ def _profile(
     """Says what limits the training that `loop` would run."""
     try:
         found = profiling.profile(loop, session.strategy)
-    except tf.errors.OpError as error:
+    except split.ERRORS as error:
         raise ValueError(data.explain(error)) from error
     if session.is_chief:
         results.write_profile(session.model_dir, found, noun=data.noun)

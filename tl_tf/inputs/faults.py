@@ -132,14 +132,16 @@ def check_first_record(
 
 
 def explain(
-    error: tf.errors.OpError, info: records.DatasetInfo, split: str, shards: list[int]
+    error: Exception, info: records.DatasetInfo, split: str, shards: list[int]
 ) -> str:
     """Says which record of `shards` stopped the stream, and what to do about it.
 
-    When the error does not say so itself, the shards are read from the first on until
-    the fault shows; an error other than one of checksums means decoding every frame.
+    When the error, one of split.ERRORS, does not say so itself, the shards are read
+    from the first on until the fault shows; an error other than one of checksums means
+    decoding every frame.
     """
-    named = re.search(r"assertion failed: \[(.*?again\.)", error.message)
+    message = getattr(error, "message", "")
+    named = re.search(r"assertion failed: \[(.*?again\.)", message)
     if named:
         return named[1].replace("\\'", "'")
     logging.warning("Reading %d shards to find the damaged record.", len(shards))
@@ -162,7 +164,7 @@ def explain(
             )
             if fault:
                 return integrity.sentence(paths[shard], record, fault)
-    return f"{info.folder}: no record of split {split!r} is damaged. {error.message}"
+    return f"{info.folder}: no record of split {split!r} is damaged. {message}"
 
 
 def describe(

@@ -6,6 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+# What an iterator raises for a broken example: TensorFlow's message may quote it, and
+# its bytes are no text.
+ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+
 PADDING = -1  # index of a row that only fills the last batch
 
 
