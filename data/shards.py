@@ -110,15 +110,7 @@ def build_shard(
                 try:
                     video = _result(call)
                 except frames.VideoError as error:
-                    skipped.append(
-                        {
-                            "id": clip.video_id,
-                            "row": clip.row,
-                            "labels": list(clip.label_ids),
-                            "reason": error.reason,
-                            "detail": error.detail,
-                        }
-                    )
+                    skipped.append(_skipped_entry(clip, error))
                 else:
                     writer.write(_encode(clip, video, shard))
                     built.append(_entry(clip, video))
@@ -223,6 +215,16 @@ def _entry(clip: manifest.Clip, video: frames.Video) -> dict[str, Any]:
         "seconds": round(video.seconds, 3),
         "labels": list(clip.label_ids),
         "damaged": video.damaged,
+    }
+
+
+def _skipped_entry(clip: manifest.Clip, error: frames.VideoError) -> dict[str, Any]:
+    return {
+        "id": clip.video_id,
+        "row": clip.row,
+        "labels": list(clip.label_ids),
+        "reason": error.reason,
+        "detail": error.detail,
     }
 
 

@@ -1,10 +1,12 @@
 """Files that are seen under their names once they are whole."""
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -35,6 +37,11 @@ def write(path: Path, content: str | bytes) -> None:
     """Writes a file's whole content; text as UTF-8."""
     with whole(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file for people too: indented, names as they are."""
+    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def sync(path: Path) -> None:

@@ -136,9 +136,8 @@ class PassedOver:
                 say(f"input  passed over {new[key]}")
         if new:
             self._found |= new
-            text = json.dumps(self._found, indent=1, ensure_ascii=False) + "\n"
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            files.write(self._path, text)
+            files.write_json(self._path, self._found)
         return {
             "input/bad_records": len(self._found),
             "input/passed_over": int(passed_over["count"][-1]),

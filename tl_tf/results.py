@@ -1,7 +1,6 @@
 """What a run has found: a line and a JSON a result, scores, tables, pictures."""
 
 import dataclasses
-import json
 import re
 import subprocess
 from collections.abc import Sequence
@@ -130,8 +129,7 @@ def write_result(
         "cost": cost.of_views(about["cost"], num_views),
         **by_class,
     }
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    files.write(path, text)
+    files.write_json(path, result)
     values = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.values.items())
     many = f" x {views.num_clips} x {views.num_crops} views" if num_views > 1 else ""
     report.say(
@@ -285,8 +283,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
         "config_checksum": config.checksum(),
         "git_revision": git_revision(),
     }
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    files.write(path, text)
+    files.write_json(path, result)
 
 
 def file_name(data: split.Split) -> str:

@@ -55,8 +55,7 @@ class Trained:
     def write(self, model_dir: Path) -> None:
         """Writes `data.json`."""
         model_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
-        files.write(model_dir / FILE, text + "\n")
+        files.write_json(model_dir / FILE, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, model_dir: Path) -> "Trained":
