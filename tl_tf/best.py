@@ -160,4 +160,4 @@ class Best:
             "values": {str(step): value for step, value in self._values.items()},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        files.write(self._path, json.dumps(record, indent=1) + "\n")
+        files.write_json(self._path, record)
